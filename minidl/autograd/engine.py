@@ -1,0 +1,421 @@
+"""Reverse-mode automatic differentiation: the graph, and the walk back through it.
+
+Every recorded call of a primitive leaves a :class:`Node` that points to the nodes of its inputs. A node's sequence
+number is larger than those of its inputs, so taking nodes off a heap in descending order *is* reverse topological
+order: no recursion, whatever the depth (Griewank and Walther, "Evaluating Derivatives", 2nd ed., 2008, section 3.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import heapq
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.primitive import Primitive, Traced
+
+
+class _Mode(threading.local):
+    """What this thread is doing: recording or not, looking for NaNs, being observed."""
+
+    enabled = True
+    anomaly = False
+    #: called as observer(prim, args, params, out) after every call with Tensors (tracing, summaries, capture)
+    observer: Callable[..., None] | None = None
+    #: collects the nodes made inside :func:`checkpoint`
+    nodes: list | None = None
+    #: run gradient rules on Tensors even without create_graph, so that an observer sees their operations
+    trace_backward = False
+
+
+mode = _Mode()
+_sequence = itertools.count()
+
+
+class _set_enabled(contextlib.ContextDecorator):
+    """Context manager and decorator that switches recording; see no_grad and enable_grad."""
+
+    value = True
+
+    def __init__(self, function: Callable[..., Any] | None = None) -> None:
+        self._before: list[bool] = []
+        self._function = function
+        if function is not None:
+            functools.update_wrapper(self, function)
+
+    def __enter__(self) -> None:
+        self._before.append(mode.enabled)
+        mode.enabled = self.value
+
+    def __exit__(self, *exc: Any) -> None:
+        mode.enabled = self._before.pop()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._function is None:
+            return super().__call__(*args, **kwargs)
+        with type(self)():
+            return self._function(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self.__call__, instance)
+
+
+class no_grad(_set_enabled):
+    """Operations inside are not recorded: ``with no_grad(): ...``, ``@no_grad()`` or ``@no_grad``."""
+
+    value = False
+
+
+class enable_grad(_set_enabled):
+    """Operations inside are recorded, also within :class:`no_grad`."""
+
+    value = True
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations on tensors that require gradients are being recorded in this thread."""
+    return mode.enabled
+
+
+class AnomalyError(RuntimeError):
+    """A NaN appeared in a forward value or in a gradient while anomaly mode was on."""
+
+
+@contextlib.contextmanager
+def detect_anomaly() -> Iterator[None]:
+    """Inside, a NaN that a primitive or a gradient rule makes raises AnomalyError naming the forward line."""
+    before = mode.anomaly
+    mode.anomaly = True
+    try:
+        yield
+    finally:
+        mode.anomaly = before
+
+
+def user_line() -> str:
+    """file:line and function of the innermost caller outside the engine, the ops and the layers."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.split(".")[0] not in ("minidl", "minidl_kernels"):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "<no line outside minidl>"
+
+
+def has_nan(array: Any) -> bool:
+    dt = getattr(array, "dtype", None)
+    return dt is not None and dt.kind in "fc" and bool(namespace(array).isnan(array).any())
+
+
+class Node:
+    """One recorded call: how to carry gradients from its outputs to its inputs."""
+
+    __slots__ = (
+        "__weakref__",
+        "clobbered",
+        "edges",
+        "hooks",
+        "line",
+        "needs",
+        "out",
+        "params",
+        "prim",
+        "recompute",
+        "retain",
+        "saved",
+        "seq",
+        "shapes",
+        "specs",
+        "versions",
+    )  # fmt: skip
+
+    def __init__(self, prim: Primitive, args: tuple, params: dict, needs: int, out: Any) -> None:
+        keep, shapes, keep_out = prim.plan(needs, len(args))
+        self.prim = prim
+        self.needs = needs
+        self.params = params
+        # An edge is (node, output index) or, for a leaf, (tensor, -1).
+        self.edges = tuple(
+            [
+                None if not needs >> i & 1 else (a._node, a._index) if a._node is not None else (a, -1)
+                for i, a in enumerate(args)
+            ]
+        )
+        if len(keep) == len(args):
+            self.saved = args
+        else:
+            self.saved = {i: args[i] for i in keep}
+        self.versions = [(a, a.version) for i in keep if isinstance(a := args[i], Traced)]
+        self.shapes = [getattr(a, "shape", ()) for a in args] if shapes else None
+        self.out = out if keep_out else None
+        self.specs = [(o.shape, o.dtype) for o in out] if type(out) is tuple else None
+        self.seq = next(_sequence)
+        self.line = user_line() if mode.anomaly else None
+        self.clobbered = False
+        self.recompute = None
+        self.retain = None
+        self.hooks = None
+        if mode.nodes is not None:
+            mode.nodes.append(self)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.prim.name} #{self.seq}>"
+
+    def release(self) -> None:
+        """Drop what was kept for the backward pass, and the way to the inputs."""
+        self.saved = self.out = self.versions = None
+        self.edges = ()
+
+    def check_saved(self) -> None:
+        if self.saved is None:
+            raise RuntimeError(
+                f"backward through {self.prim.name} a second time: its saved values were freed. "
+                "Pass retain_graph=True to the first backward()."
+            )
+        for tensor, version in self.versions:
+            if tensor.version != version:
+                raise RuntimeError(
+                    f"the gradient of {self.prim.name} needs an input of shape {tuple(tensor.shape)} that was changed in "
+                    f"place after it was used (version {tensor.version}, expected {version}); use an out-of-place "
+                    "operation, or clone() it first"
+                )
+        if self.clobbered and self.out is not None:
+            raise RuntimeError(
+                f"the gradient of {self.prim.name} needs its output, which was changed in place; use an out-of-place "
+                "operation, or clone() it first"
+            )
+
+    def vjp(self, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any]:
+        """Gradients for the inputs (a sequence as long as ``edges``), from ``g`` for the output(s)."""
+        prim = self.prim
+        if self.saved is None and self.recompute is not None:
+            self.recompute()
+        self.check_saved()
+        if on_tensors and prim.composite is not None and mode.enabled:
+            return self._composite_vjp(g)
+        if prim.joint is not None:
+            return self._call(prim.joint, g, on_tensors, tensor_type)
+        grads = [None] * len(self.edges)
+        for i in range(len(grads)):
+            if self.needs >> i & 1:
+                rule = prim.rules.get(i)
+                if rule is None:
+                    raise NotImplementedError(f"{prim.name} has no gradient for its input {prim.inputs[i]!r}")
+                grads[i] = self._call(rule, g, on_tensors, tensor_type)
+        return grads
+
+    def _call(self, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> Any:
+        values = []
+        for kind, key in rule.wants:
+            if kind == "g":
+                v = g
+            elif kind == "input":
+                v = self.saved[key]
+                if not on_tensors and isinstance(v, Traced):
+                    v = v.data
+                elif on_tensors and isinstance(v, np.ndarray):
+                    v = tensor_type(v)
+            elif kind == "shape":
+                v = self.shapes[key]
+            elif kind == "out":
+                v = self._outputs(tensor_type) if on_tensors else self.out
+            elif kind == "param":
+                v = self.params.get(key, self.prim.defaults[key])
+            elif kind == "needs":
+                v = [bool(self.needs >> i & 1) for i in range(len(self.edges))]
+            elif kind == "inputs":
+                v = [self.saved[i] for i in range(key, len(self.edges))]
+                if not on_tensors:
+                    v = [a.data if isinstance(a, Traced) else a for a in v]
+            else:
+                v = self.shapes[key:]
+            values.append(v)
+        return rule.function(*values)
+
+    def _outputs(self, tensor_type: Any) -> Any:
+        """The kept output as Tensors that belong to this node (kept as arrays, or node and tensor would be a cycle)."""
+        if type(self.out) is tuple:
+            return tuple(tensor_type._from_node(o, self, i) for i, o in enumerate(self.out))
+        return tensor_type._from_node(self.out, self, 0)
+
+    def _composite_vjp(self, g: Any) -> list:
+        inputs = [self.saved[i] for i in range(len(self.edges))]
+        out = self.prim.composite(*inputs, **self.params)
+        wanted = [a for i, a in enumerate(inputs) if self.needs >> i & 1]
+        outs, gs = ([out], [g]) if not isinstance(out, tuple) else (
+            [o for o, s in zip(out, g) if s is not None and o.requires_grad],
+            [s for o, s in zip(out, g) if s is not None and o.requires_grad],
+        )
+        found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
+        return [next(found) if self.needs >> i & 1 else None for i in range(len(inputs))]
+
+
+def _needed(roots: list, targets: set) -> set:
+    """Nodes from which one of ``targets`` (edges) can be reached: only these need visiting when inputs are given."""
+    seen, stack = {}, [r for r in roots if isinstance(r, Node)]
+    while stack:
+        node = stack.pop()
+        if node.seq in seen:
+            continue
+        seen[node.seq] = node
+        stack.extend(e[0] for e in node.edges if e is not None and e[1] >= 0)
+    needed = set()
+    for seq in sorted(seen):
+        for e in seen[seq].edges:
+            if e is not None and ((id(e[0]), e[1]) in targets or (e[1] >= 0 and e[0].seq in needed)):
+                needed.add(seq)
+                break
+    return needed
+
+
+def backward(
+    roots: Sequence[Any],
+    grads: Sequence[Any],
+    *,
+    inputs: Sequence[Any] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> list | None:
+    """Carry ``grads`` (Tensors shaped as ``roots``) back through the graph.
+
+    Without ``inputs``, gradients are added to ``.grad`` of the leaves and ``None`` is returned. With ``inputs``, their
+    gradients are returned in a list (``None`` where no path leads) and no ``.grad`` is touched.
+    """
+    if not roots:
+        return [None] * len(inputs) if inputs is not None else None
+    retain_graph = create_graph if retain_graph is None else retain_graph
+    tensor_type = _tensor_type(roots[0])
+    on_tensors = create_graph or mode.trace_backward
+    found: dict[tuple, Any] = {}
+    targets = set()
+    if inputs is not None:
+        targets = {(id(t._node), t._index) if t._node is not None else (id(t), -1) for t in inputs}
+    needed = _needed([t._node for t in roots], targets) if inputs is not None else None
+
+    # Gradients that wait for their node: one slot per output. `owned` holds the ids of arrays made here by an
+    # addition, which may therefore be added to in place.
+    waiting: dict[int, list] = {}
+    heap: list[tuple[int, Node]] = []
+    owned: set[int] = set()
+
+    def give(edge: tuple, g: Any, fresh: bool) -> None:
+        target, index = edge
+        if index < 0:
+            _give_leaf(target, g, fresh, found, targets if inputs is not None else None, on_tensors)
+            return
+        if needed is not None and target.seq not in needed and (id(target), index) not in targets:
+            return
+        slots = waiting.get(target.seq)
+        if slots is None:
+            slots = waiting[target.seq] = [None] * (len(target.specs) if target.specs else 1)
+            heapq.heappush(heap, (-target.seq, target))
+        have = slots[index]
+        if have is None:
+            slots[index] = g
+        elif not on_tensors and id(have) in owned:
+            have += g
+        else:
+            slots[index] = total = have + g
+            if type(total) is np.ndarray:
+                owned.add(id(total))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(enable_grad() if create_graph else no_grad())
+        for root, g in zip(roots, grads, strict=True):
+            give((root._node, root._index) if root._node is not None else (root, -1), g if on_tensors else g.data, False)
+        while heap:
+            _, node = heapq.heappop(heap)
+            slots = waiting.pop(node.seq)
+            if node.hooks:
+                _run_hooks(node, slots, on_tensors, tensor_type)
+            for i, g in enumerate(slots):
+                if g is not None and (id(node), i) in targets:
+                    found[id(node), i] = g
+                if g is not None and node.retain and i in node.retain and inputs is None:
+                    tensor = node.retain[i]()
+                    if tensor is not None:
+                        _accumulate(tensor, g, False, on_tensors)
+            if needed is not None and node.seq not in needed:
+                continue
+            if node.specs is None:
+                g = slots[0]
+            else:
+                xp = namespace(next(s for s in slots if s is not None) if not on_tensors else None)
+                g = tuple(
+                    s if s is not None else (tensor_type(z) if on_tensors else z)
+                    for s, z in (
+                        (s, None if s is not None else xp.zeros(shape, dtype))
+                        for s, (shape, dtype) in zip(slots, node.specs)
+                    )
+                )
+            edges = node.edges
+            grads_in = node.vjp(g, on_tensors, tensor_type)
+            for i, (edge, gi) in enumerate(zip(edges, grads_in)):
+                if edge is None or gi is None:
+                    continue
+                if mode.anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
+                    where = node.line or "an unknown line (turn anomaly mode on for the forward pass too)"
+                    raise AnomalyError(
+                        f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}"
+                    )
+                # A rule may hand its g straight on, or a view: such an array must not be written to by others.
+                fresh = not on_tensors and gi is not g and type(gi) is np.ndarray and gi.base is None
+                give(edge, gi, fresh)
+            if not retain_graph:
+                node.release()
+    if inputs is None:
+        return None
+    result = []
+    for t in inputs:
+        g = found.get((id(t._node), t._index) if t._node is not None else (id(t), -1))
+        result.append(g if g is None or isinstance(g, Traced) else tensor_type(g))
+    return result
+
+
+def _tensor_type(tensor: Any) -> type:
+    """Tensor itself, whatever subclass (Parameter) the instance has."""
+    return next(c for c in reversed(type(tensor).__mro__) if issubclass(c, Traced) and c is not Traced)
+
+
+def _give_leaf(leaf: Any, g: Any, fresh: bool, found: dict, targets: set | None, on_tensors: bool) -> None:
+    if leaf._hooks:
+        for hook in list(leaf._hooks.values()):
+            replaced = hook(g if isinstance(g, Traced) else _tensor_type(leaf)(g))
+            if replaced is not None:
+                g, fresh = (replaced if on_tensors else replaced.data), False
+    if targets is None:
+        _accumulate(leaf, g, fresh, on_tensors)
+    elif (id(leaf), -1) in targets:
+        have = found.get((id(leaf), -1))
+        found[id(leaf), -1] = g if have is None else have + g
+
+
+def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
+    """``tensor.grad += g``, never keeping an array that somebody else also holds."""
+    cls = _tensor_type(tensor)
+    if tensor.grad is not None:
+        tensor.grad = tensor.grad + g if on_tensors else cls(tensor.grad.data + g)
+    elif on_tensors:
+        tensor.grad = g
+    else:
+        if g.dtype != tensor.data.dtype:
+            g, fresh = g.astype(tensor.data.dtype), True
+        tensor.grad = cls(g if fresh or type(g) is not np.ndarray else g.copy())
+
+
+def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: type) -> None:
+    for index, hook in list(node.hooks.values()):
+        g = slots[index]
+        if g is None:
+            continue
+        replaced = hook(g if isinstance(g, Traced) else tensor_type(g))
+        if replaced is not None:
+            slots[index] = replaced if on_tensors else replaced.data

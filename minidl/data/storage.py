@@ -1,0 +1,112 @@
+"""Where data files live, and how they get there: search folders, checked downloads, atomic writes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CorruptFileError(ValueError):
+    """A data file is truncated, damaged, or not what it should be. The message names the file."""
+
+
+def data_folders(root: str | os.PathLike | None = None) -> list[Path]:
+    """Folders to search for data, best first.
+
+    ``root`` alone where it is given; otherwise the folder in ``MINIDL_DATA`` and then the cache folder
+    (``$XDG_CACHE_HOME/minidl``, by default ``~/.cache/minidl``).
+    """
+    if root is not None:
+        return [Path(root).expanduser()]
+    folders = [Path(os.environ["MINIDL_DATA"]).expanduser()] if os.environ.get("MINIDL_DATA") else []
+    cache = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification says that a relative path is to be ignored.
+    base = Path(cache) if cache and os.path.isabs(cache) else Path.home() / ".cache"
+    return [*folders, base / "minidl"]
+
+
+def find(candidates: list[Path]) -> Path | None:
+    """The first of ``candidates`` that exists, or None."""
+    return next((path for path in candidates if path.exists()), None)
+
+
+def missing(what: str, looked_at: list[Path], hint: str = "") -> FileNotFoundError:
+    """The error for data that is nowhere: what, where it was looked for, and how to get it."""
+    places = "\n".join(f"  {path}" for path in looked_at)
+    advice = "Give its place with root=PATH (--data PATH on the command line) or the environment variable MINIDL_DATA"
+    return FileNotFoundError(f"{what} not found. Looked at:\n{places}\n{advice}{', ' + hint if hint else ''}.")
+
+
+def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike):
+    """Open a temporary binary file next to ``path`` that takes its name once written and flushed.
+
+    ``path`` holds either its old content or all of the new one, whatever happens in between.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600 files; data is to be shared as usual
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def download(urls: str | tuple[str, ...], path: str | os.PathLike, *, sha256: str | None = None,
+             md5: str | None = None, timeout: float = 30.0) -> Path:
+    """Fetch a file from the first of ``urls`` that gives it, check it, and put it at ``path``.
+
+    The file appears under its name only when complete and checked. A server that cannot be reached, cuts the
+    transfer short or sends something else passes the turn to the next address.
+
+    Raises:
+        ConnectionError: no address gave the file; the message lists every reason.
+    """
+    urls = (urls,) if isinstance(urls, str) else tuple(urls)
+    expected = {name: digest for name, digest in (("sha256", sha256), ("md5", md5)) if digest}
+    failures = []
+    for url in urls:
+        print(f"Downloading {url} to {path}", file=sys.stderr)
+        try:
+            with urllib.request.urlopen(url, timeout=timeout) as response, atomic_write(path) as file:
+                _copy_checked(response, file, expected)
+            return Path(path)
+        except (urllib.error.URLError, TimeoutError, ConnectionError, CorruptFileError) as error:
+            failures.append(f"  {url}: {error}")
+    raise ConnectionError(f"could not download {Path(path).name}:\n" + "\n".join(failures))
+
+
+def _copy_checked(response, file, expected: dict[str, str]) -> None:
+    digests = {name: hashlib.new(name) for name in expected}
+    length, received = response.headers.get("Content-Length"), 0
+    while chunk := response.read(1 << 20):
+        received += len(chunk)
+        file.write(chunk)
+        for digest in digests.values():
+            digest.update(chunk)
+    if length is not None and received != int(length):
+        raise CorruptFileError(f"the transfer ended after {received} of {length} bytes")
+    for name, digest in digests.items():
+        if digest.hexdigest() != expected[name]:
+            raise CorruptFileError(f"wrong {name}: got {digest.hexdigest()}, expected {expected[name]} "
+                                   f"({received} bytes received)")

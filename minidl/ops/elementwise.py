@@ -1,0 +1,505 @@
+"""Elementwise arithmetic, comparison and logic, with NumPy broadcasting.
+
+Where an input was broadcast, its gradient is the sum over the copies: ``sum_to(g, x_shape)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from minidl.backend.registry import namespace, to_numpy
+from minidl.ops.primitive import primitive
+
+
+@primitive
+def sum_to(x, *, shape):
+    """Sum ``x`` over the axes along which ``shape`` was broadcast to ``x.shape``: the transpose of broadcasting."""
+    if x.shape == shape:
+        return x
+    lead = x.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    return x.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+@primitive
+def broadcast_to(x, *, shape):
+    """``x`` repeated along new and length-one axes to ``shape``. Raises ValueError where it does not broadcast."""
+    xp = namespace(x)
+    if x.shape == tuple(shape):
+        return x
+    return xp.broadcast_to(x, tuple(shape)).copy() if xp is np else xp.broadcast_to(x, tuple(shape))
+
+
+sum_to.defvjp(x=lambda g, x_shape: broadcast_to(g, shape=x_shape))
+broadcast_to.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape))
+
+
+@primitive
+def astype(x, *, dtype):
+    """``x`` converted to ``dtype``. The gradient is converted back by the rule, so it needs the input's dtype."""
+    return x.astype(dtype)
+
+
+astype.defvjp(x=lambda g, x: astype(g, dtype=x.dtype))
+
+
+@primitive
+def positive(x):
+    """``+x``: the identity, with a node of its own in the graph."""
+    return x.view() if type(x) is np.ndarray else +x
+
+
+positive.defvjp(x=lambda g: g)
+
+
+@primitive
+def copy(x):
+    """A copy of ``x`` in memory of its own."""
+    return x.copy()
+
+
+copy.defvjp(x=lambda g: g)
+
+
+@primitive
+def contiguous(x):
+    """``x`` in C order; ``x`` itself if it is so already."""
+    return namespace(x).ascontiguousarray(x).reshape(x.shape)
+
+
+contiguous.defvjp(x=lambda g: g)
+
+
+@primitive(promote="same")
+def add(x, y):
+    """x + y."""
+    return x + y
+
+
+add.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape), y=lambda g, y_shape: sum_to(g, shape=y_shape))
+
+
+@primitive(promote="same")
+def sub(x, y):
+    """x - y."""
+    return x - y
+
+
+sub.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape), y=lambda g, y_shape: sum_to(-g, shape=y_shape))
+
+
+@primitive(promote="same")
+def mul(x, y):
+    """x * y."""
+    return x * y
+
+
+mul.defvjp(x=lambda g, y, x_shape: sum_to(g * y, shape=x_shape), y=lambda g, x, y_shape: sum_to(g * x, shape=y_shape))
+
+
+@primitive(promote="float")
+def div(x, y):
+    """x / y; integers are divided as floats of the default dtype."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return x / y
+
+
+div.defvjp(
+    x=lambda g, y, x_shape: sum_to(g / y, shape=x_shape),
+    y=lambda g, y, out, y_shape: sum_to(-g * out / y, shape=y_shape),
+)
+
+
+@primitive(promote="same", differentiable=False)
+def floor_divide(x, y):
+    """floor(x / y). Piecewise constant: no gradient flows."""
+    return x // y
+
+
+@primitive(promote="same")
+def remainder(x, y):
+    """x - y * floor(x / y), with the sign of y, as NumPy and PyTorch have it."""
+    return x % y
+
+
+remainder.defvjp(
+    x=lambda g, x_shape: sum_to(g, shape=x_shape),
+    y=lambda g, x, y, y_shape: sum_to(-g * floor_divide(x, y), shape=y_shape),
+)
+
+
+@primitive(promote="same")
+def pow(x, y):
+    """x ** y. An integer array to a negative integer power raises ValueError, as in NumPy."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return x**y
+
+
+def _pow_exponent_grad(g, x, out, y_shape):
+    # d(x^y)/dy = x^y log x; where x is 0 the derivative is taken as 0 (PyTorch), not 0 * -inf
+    return sum_to(g * out * log(where(x == 0, ones_like(x), x)), shape=y_shape)
+
+
+def _pow_base_grad(g, x, y, x_shape):
+    if isinstance(y, (int, float)):
+        return g * y * x ** (y - 1) if y != 0 else g * 0
+    # where y is 0 the derivative is 0, also at x = 0, where x ** -1 is infinite
+    return sum_to(where(y == 0, 0.0 * g, g * y * pow(x, where(y == 0, ones_like(y), y - 1))), shape=x_shape)
+
+
+pow.defvjp(x=_pow_base_grad, y=_pow_exponent_grad)
+
+
+@primitive(promote="same")
+def neg(x):
+    """-x."""
+    return -x
+
+
+neg.defvjp(x=lambda g: -g)
+
+
+@primitive
+def abs(x):
+    """|x|, with gradient 0 at 0."""
+    return namespace(x).abs(x)
+
+
+abs.defvjp(x=lambda g, x: g * sign(x))
+
+
+@primitive(differentiable=False)
+def sign(x):
+    """-1, 0 or 1."""
+    return namespace(x).sign(x)
+
+
+@primitive(promote="same")
+def square(x):
+    """x * x."""
+    return x * x
+
+
+square.defvjp(x=lambda g, x: g * (2 * x))
+
+
+@primitive(promote="float")
+def sqrt(x):
+    """Square root; NaN for negative numbers."""
+    with np.errstate(invalid="ignore"):
+        return namespace(x).sqrt(x)
+
+
+sqrt.defvjp(x=lambda g, out: g / (2 * out))
+
+
+@primitive(promote="float")
+def rsqrt(x):
+    """1 / sqrt(x)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 1 / namespace(x).sqrt(x)
+
+
+rsqrt.defvjp(x=lambda g, x, out: -0.5 * g * out / x)
+
+
+@primitive(promote="float")
+def exp(x):
+    """e ** x."""
+    with np.errstate(over="ignore"):
+        return namespace(x).exp(x)
+
+
+exp.defvjp(x=lambda g, out: g * out)
+
+
+@primitive(promote="float")
+def expm1(x):
+    """exp(x) - 1, accurate near 0."""
+    with np.errstate(over="ignore"):
+        return namespace(x).expm1(x)
+
+
+expm1.defvjp(x=lambda g, out: g * (out + 1))
+
+
+@primitive(promote="float")
+def log(x):
+    """Natural logarithm; -inf at 0, NaN below."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return namespace(x).log(x)
+
+
+log.defvjp(x=lambda g, x: g / x)
+
+
+@primitive(promote="float")
+def log1p(x):
+    """log(1 + x), accurate near 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return namespace(x).log1p(x)
+
+
+log1p.defvjp(x=lambda g, x: g / (1 + x))
+
+
+@primitive(promote="float")
+def log2(x):
+    """Logarithm to base 2."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return namespace(x).log2(x)
+
+
+log2.defvjp(x=lambda g, x: g / (x * math.log(2)))
+
+
+@primitive(promote="float")
+def sin(x):
+    """Sine."""
+    return namespace(x).sin(x)
+
+
+sin.defvjp(x=lambda g, x: g * cos(x))
+
+
+@primitive(promote="float")
+def cos(x):
+    """Cosine."""
+    return namespace(x).cos(x)
+
+
+cos.defvjp(x=lambda g, x: -g * sin(x))
+
+
+@primitive(promote="float")
+def tan(x):
+    """Tangent."""
+    return namespace(x).tan(x)
+
+
+tan.defvjp(x=lambda g, out: g * (1 + out * out))
+
+
+@primitive(promote="float")
+def arctan(x):
+    """Inverse tangent, in (-pi/2, pi/2)."""
+    return namespace(x).arctan(x)
+
+
+arctan.defvjp(x=lambda g, x: g / (1 + x * x))
+
+
+@primitive(promote="float")
+def sinh(x):
+    """Hyperbolic sine."""
+    with np.errstate(over="ignore"):
+        return namespace(x).sinh(x)
+
+
+sinh.defvjp(x=lambda g, x: g * cosh(x))
+
+
+@primitive(promote="float")
+def cosh(x):
+    """Hyperbolic cosine."""
+    with np.errstate(over="ignore"):
+        return namespace(x).cosh(x)
+
+
+cosh.defvjp(x=lambda g, x: g * sinh(x))
+
+
+def special_namespace(x: Any) -> Any:
+    """The module with the special functions for arrays like ``x``: scipy.special or its twin on the device."""
+    name = namespace(x).__name__
+    if name == "numpy":
+        return special
+    import importlib
+
+    return importlib.import_module({"cupy": "cupyx.scipy.special", "jax.numpy": "jax.scipy.special"}[name])
+
+
+@primitive(promote="float")
+def erf(x):
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    return special_namespace(x).erf(x)
+
+
+erf.defvjp(x=lambda g, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x))
+
+
+@primitive(promote="same")
+def maximum(x, y):
+    """The larger of x and y; where they are equal each gets half the gradient (PyTorch)."""
+    return namespace(x, y).maximum(x, y)
+
+
+@primitive(promote="same")
+def minimum(x, y):
+    """The smaller of x and y; where they are equal each gets half the gradient (PyTorch)."""
+    return namespace(x, y).minimum(x, y)
+
+
+def _share(g, won, tied):
+    """Gradient where this side won, and half of it where both tied."""
+    return g * (astype(won, dtype=g.dtype) + 0.5 * astype(tied, dtype=g.dtype))
+
+
+maximum.defvjp(
+    x=lambda g, x, y, x_shape: sum_to(_share(g, x > y, x == y), shape=x_shape),
+    y=lambda g, x, y, y_shape: sum_to(_share(g, y > x, x == y), shape=y_shape),
+)
+minimum.defvjp(
+    x=lambda g, x, y, x_shape: sum_to(_share(g, x < y, x == y), shape=x_shape),
+    y=lambda g, x, y, y_shape: sum_to(_share(g, y < x, x == y), shape=y_shape),
+)
+
+
+@primitive
+def clip(x, *, min=None, max=None):
+    """x limited to [min, max] (Python scalars or None); no gradient outside."""
+    if min is None and max is None:
+        return x.copy()
+    return namespace(x).clip(x, min, max)
+
+
+def _clip_grad(g, x, min, max):
+    inside = logical_and(x >= min, x <= max) if min is not None and max is not None else None
+    if inside is None:
+        inside = x >= min if min is not None else x <= max if max is not None else ones_like(x)
+    return g * astype(inside, dtype=g.dtype)
+
+
+clip.defvjp(x=_clip_grad)
+
+
+@primitive
+def where(condition, x, y):
+    """x where condition, else y; no gradient for the condition."""
+    xp = namespace(condition, x, y)
+    out = xp.where(condition, x, y)
+    arrays = [a for a in (x, y) if hasattr(a, "dtype")]
+    # two Python scalars, or one beside an array, must not decide the dtype
+    if len(arrays) == 1 and out.dtype != arrays[0].dtype and out.dtype.kind == arrays[0].dtype.kind:
+        out = out.astype(arrays[0].dtype)
+    return out
+
+
+where.defvjp(
+    x=lambda g, condition, x_shape: sum_to(where(condition, g, 0.0 * g), shape=x_shape),
+    y=lambda g, condition, y_shape: sum_to(where(condition, 0.0 * g, g), shape=y_shape),
+)
+
+
+@primitive(differentiable=False)
+def ones_like(x):
+    """Ones with the shape and dtype of x."""
+    return namespace(x).ones_like(x)
+
+
+@primitive(differentiable=False)
+def zeros_like(x):
+    """Zeros with the shape and dtype of x."""
+    return namespace(x).zeros_like(x)
+
+
+@primitive(promote="same", differentiable=False)
+def equal(x, y):
+    """x == y."""
+    return namespace(x, y).equal(x, y)
+
+
+@primitive(promote="same", differentiable=False)
+def not_equal(x, y):
+    """x != y."""
+    return namespace(x, y).not_equal(x, y)
+
+
+@primitive(promote="same", differentiable=False)
+def less(x, y):
+    """x < y."""
+    return namespace(x, y).less(x, y)
+
+
+@primitive(promote="same", differentiable=False)
+def less_equal(x, y):
+    """x <= y."""
+    return namespace(x, y).less_equal(x, y)
+
+
+@primitive(promote="same", differentiable=False)
+def greater(x, y):
+    """x > y."""
+    return namespace(x, y).greater(x, y)
+
+
+@primitive(promote="same", differentiable=False)
+def greater_equal(x, y):
+    """x >= y."""
+    return namespace(x, y).greater_equal(x, y)
+
+
+def _logic(name: str):
+    """Bitwise on integers (as ``&`` means), logical on booleans."""
+
+    def function(x, y):
+        return getattr(namespace(x, y), f"bitwise_{name}")(x, y)
+
+    function.__doc__ = f"x {dict(zip(('and', 'or', 'xor'), '&|^'))[name]} y: logical on booleans, bitwise on integers."
+    return primitive(function, name=f"logical_{name}", differentiable=False)
+
+
+logical_and = _logic("and")
+logical_or = _logic("or")
+logical_xor = _logic("xor")
+
+
+@primitive(differentiable=False)
+def logical_not(x):
+    """~x: logical on booleans, bitwise on integers."""
+    return ~x
+
+
+@primitive(differentiable=False)
+def isnan(x):
+    """True where x is NaN."""
+    return namespace(x).isnan(x)
+
+
+@primitive(differentiable=False)
+def isfinite(x):
+    """True where x is neither NaN nor infinite."""
+    return namespace(x).isfinite(x)
+
+
+@primitive(differentiable=False)
+def floor(x):
+    """The largest integer not above x."""
+    return namespace(x).floor(x)
+
+
+@primitive(differentiable=False)
+def ceil(x):
+    """The smallest integer not below x."""
+    return namespace(x).ceil(x)
+
+
+@primitive(differentiable=False)
+def round(x):
+    """The nearest integer, halves to even."""
+    return namespace(x).round(x)
+
+
+def masked_fill(x, mask, value):
+    """``value`` where ``mask`` is true, else ``x``."""
+    return where(mask, value, x)
+
+
+def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+    """True if all |x - y| <= atol + rtol * |y|."""
+    x, y = (to_numpy(getattr(a, "data", a)) if hasattr(a, "dtype") else a for a in (x, y))
+    return bool(np.allclose(x, y, rtol=rtol, atol=atol))

@@ -1,0 +1,208 @@
+"""Indexing: basic and advanced ``x[...]``, assignment, gather and scatter, one-hot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.primitive import Traced, primitive
+
+
+class Slot:
+    """Stands in an index for an array that is an input of the primitive, so that the rest of the index is static."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def __repr__(self) -> str:
+        return f"<array {self.position}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slot) and other.position == self.position
+
+    def __hash__(self) -> int:
+        return hash(("Slot", self.position))
+
+
+def split_index(index: Any) -> tuple[tuple, list]:
+    """An index as (template with :class:`Slot` in place of arrays, the arrays)."""
+    parts = index if isinstance(index, tuple) else (index,)
+    template, arrays = [], []
+    for part in parts:
+        if isinstance(part, (list, range)):
+            part = np.asarray(part)
+            if part.size == 0:
+                part = part.astype(np.int64)
+        if isinstance(part, Traced) or (hasattr(part, "dtype") and hasattr(part, "shape") and part.shape is not None):
+            if part.dtype.kind not in "iub":
+                raise IndexError(f"index: arrays used as indices must be of integer or bool dtype, got {part.dtype}")
+            template.append(Slot(len(arrays)))
+            arrays.append(part)
+        else:
+            template.append(part)
+    return tuple(template), arrays
+
+
+def _fill(template: tuple, arrays: tuple) -> tuple:
+    return tuple(arrays[p.position] if isinstance(p, Slot) else p for p in template)
+
+
+@primitive(name="getitem")
+def _getitem(x, *arrays, index):
+    """``x[index]``, where each Slot in the template ``index`` stands for one of ``arrays``."""
+    try:
+        return x[_fill(index, arrays)] if arrays else x[index]
+    except IndexError as error:
+        raise IndexError(f"index: {error} (tensor of shape {tuple(x.shape)})") from None
+
+
+@primitive(name="setitem", promote=None)
+def _setitem(x, value, *arrays, index):
+    """A copy of ``x`` in which ``x[index]`` is ``value`` (broadcast)."""
+    if namespace(x).__name__ == "jax.numpy":
+        return x.at[_fill(index, arrays)].set(value)
+    out = x.copy()
+    out[_fill(index, arrays)] = value
+    return out
+
+
+@primitive(name="index_add")
+def _index_add(g, *arrays, index, shape):
+    """Zeros of ``shape`` with ``g`` added at ``index``; where an index repeats, its values add up."""
+    xp = namespace(g)
+    full = _fill(index, arrays)
+    if xp.__name__ == "jax.numpy":
+        return xp.zeros(shape, g.dtype).at[full].add(g)
+    out = xp.zeros(shape, g.dtype)
+    if not arrays:
+        out[full] = g
+    elif xp is np:
+        np.add.at(out, full, g)
+    else:
+        xp.add.at(out, full, g)
+    return out
+
+
+@_getitem.defvjp_all
+def _getitem_grad(g, needs, x_shape, arrays, index):
+    return [_index_add(g, *arrays, index=index, shape=x_shape)] + [None] * len(arrays)
+
+
+@_index_add.defvjp_all
+def _index_add_grad(g, needs, arrays, index):
+    return [_getitem(g, *arrays, index=index)] + [None] * len(arrays)
+
+
+@_setitem.defvjp_all
+def _setitem_grad(g, needs, value_shape, arrays, index):
+    from minidl.ops.elementwise import sum_to
+
+    grad_x = _setitem(g, 0, *arrays, index=index) if needs[0] else None
+    grad_v = sum_to(_getitem(g, *arrays, index=index), shape=tuple(value_shape)) if needs[1] else None
+    return [grad_x, grad_v] + [None] * len(arrays)
+
+
+def getitem(x, index):
+    """``x[index]``: NumPy's basic and advanced indexing. Raises IndexError that names the shape."""
+    template, arrays = split_index(index)
+    return _getitem(x, *arrays, index=template)
+
+
+def setitem(x, value, index):
+    """A copy of ``x`` with ``value`` put in at ``index``."""
+    template, arrays = split_index(index)
+    return _setitem(x, value, *arrays, index=template)
+
+
+def _check_gather(op: str, x, index, axis: int) -> None:
+    if index.ndim != x.ndim:
+        raise ValueError(f"{op}: index has {index.ndim} axes but the input, of shape {x.shape}, has {x.ndim}")
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{op}: index must be of integer dtype, got {index.dtype}")
+
+
+@primitive
+def gather(x, index, *, axis):
+    """PyTorch's gather: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many axes as ``x``."""
+    _check_gather("gather", x, index, axis)
+    cut = tuple(slice(None) if a == axis % x.ndim else slice(n) for a, n in enumerate(index.shape))
+    return namespace(x).take_along_axis(x[cut], index, axis=axis)
+
+
+def _along(index, axis: int, xp: Any) -> tuple:
+    """The open mesh that makes ``index`` select along ``axis`` only."""
+    grid = list(xp.meshgrid(*(xp.arange(n) for n in index.shape), indexing="ij", sparse=True))
+    grid[axis % index.ndim] = index
+    return tuple(grid)
+
+
+@primitive
+def gather_grad(g, index, *, axis, shape):
+    """Zeros of ``shape`` with ``g`` added at ``index`` along ``axis``."""
+    xp = namespace(g)
+    full = _along(index, axis, xp)
+    if xp.__name__ == "jax.numpy":
+        return xp.zeros(shape, g.dtype).at[full].add(g)
+    out = xp.zeros(shape, g.dtype)
+    xp.add.at(out, full, g)
+    return out
+
+
+gather.defvjp(x=lambda g, index, axis, x_shape: gather_grad(g, index, axis=axis, shape=x_shape))
+gather_grad.defvjp(g=lambda g, index, axis: gather(g, index, axis=axis))
+
+
+def scatter(x, index, source, axis):
+    """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0)."""
+    _check_gather("scatter", x, index, axis)
+    raw = getattr(index, "data", index) if isinstance(index, Traced) else index
+    return setitem(x, source, _along(raw, axis, namespace(raw)))
+
+
+@primitive
+def take(x, index, *, axis=0):
+    """The slices of ``x`` at the integers ``index`` along ``axis``: NumPy's take."""
+    return namespace(x).take(x, index, axis=axis)
+
+
+@primitive
+def scatter_add(x, index, *, axis=0, size):
+    """Zeros with ``size`` slices along ``axis`` to which slice i of ``x`` is added at ``index[i]`` (1-d)."""
+    xp = namespace(x)
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    full = (slice(None),) * axis + (index,)
+    if xp.__name__ == "jax.numpy":
+        return xp.zeros(shape, x.dtype).at[full].add(x)
+    out = xp.zeros(shape, x.dtype)
+    xp.add.at(out, full, x)
+    return out
+
+
+def _take_grad(g, index, axis, x_shape):
+    from minidl.ops.shape import reshape
+
+    axis %= len(x_shape)
+    flat = reshape(g, shape=(*x_shape[:axis], -1 if g.size else index.size, *x_shape[axis + 1 :]))
+    return scatter_add(flat, index.reshape(-1), axis=axis, size=x_shape[axis])
+
+
+take.defvjp(x=_take_grad)
+scatter_add.defvjp(x=lambda g, index, axis: take(g, index, axis=axis))
+
+
+@primitive(differentiable=False)
+def one_hot(index, *, num_classes, dtype=np.float32):
+    """``out[..., k] = 1`` where ``index[...] == k``; dtype float32. Raises ValueError for an index out of range."""
+    xp = namespace(index)
+    if xp is np and index.size and (index.min() < 0 or index.max() >= num_classes):
+        raise ValueError(f"one_hot: indices {index.min()}..{index.max()} do not fit {num_classes} classes")
+    return (index[..., None] == xp.arange(num_classes)).astype(dtype)
+
+
+@primitive(differentiable=False)
+def nonzero(x):
+    """Indices of the elements that are not zero, shape (count, ndim), as PyTorch has it."""
+    xp = namespace(x)
+    return xp.stack(xp.nonzero(x), axis=-1)

@@ -1,0 +1,257 @@
+"""Reductions over one axis, several, or all (``axis=None``), with ``keepdims``; cumulative sums."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
+from minidl.ops.primitive import primitive
+from minidl.ops.shape import flip, reshape
+
+
+def normalize_axes(axis, ndim: int) -> tuple[int, ...]:
+    """``axis`` (None, an int, a tuple) as a tuple of non-negative ints. Raises ValueError (AxisError) if out of range."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
+    return tuple(a % ndim for a in axes)
+
+
+def restore(g, axis, keepdims: bool, shape: tuple[int, ...]):
+    """Give a reduced array back its length-one axes, so that it broadcasts against ``shape``."""
+    if keepdims:
+        return g
+    axes = normalize_axes(axis, len(shape))
+    return reshape(g, shape=tuple(1 if i in axes else n for i, n in enumerate(shape)))
+
+
+def _count(axis, shape: tuple[int, ...]) -> int:
+    n = 1
+    for a in normalize_axes(axis, len(shape)):
+        n *= shape[a]
+    return n
+
+
+@primitive
+def sum(x, *, axis=None, keepdims=False):
+    """Sum of the elements; booleans are counted as int64."""
+    return namespace(x).sum(x, axis=axis, keepdims=keepdims)
+
+
+sum.defvjp(
+    x=lambda g, axis, keepdims, x_shape: broadcast_to(restore(g, axis, keepdims, x_shape), shape=x_shape),
+)
+
+
+@primitive(promote="float")
+def mean(x, *, axis=None, keepdims=False):
+    """Arithmetic mean; NaN over no elements."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n = _count(axis, x.shape)
+        total = namespace(x).sum(x, axis=axis, keepdims=keepdims)
+        return total / x.dtype.type(n)
+
+
+def _mean_grad(g, axis, keepdims, x_shape):
+    n = builtins.max(_count(axis, x_shape), 1)
+    return broadcast_to(restore(g * (1 / n), axis, keepdims, x_shape), shape=x_shape)
+
+
+mean.defvjp(x=_mean_grad)
+
+
+@primitive(promote="float")
+def var(x, *, axis=None, keepdims=False, correction=1):
+    """Variance: sum of squared deviations divided by (n - correction). The default 1 is PyTorch's unbiased estimate;
+    0 is NumPy's."""
+    xp = namespace(x)
+    n = _count(axis, x.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        deviation = x - xp.sum(x, axis=axis, keepdims=True) / x.dtype.type(n)
+        total = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims)
+        return total / x.dtype.type(builtins.max(n - correction, 0))
+
+
+def _var_grad(g, x, axis, keepdims, correction):
+    n = _count(axis, x.shape)
+    deviation = x - mean(x, axis=axis, keepdims=True)
+    return restore(g, axis, keepdims, x.shape) * deviation * (2 / builtins.max(n - correction, 1))
+
+
+var.defvjp(x=_var_grad)
+
+
+def std(x, axis=None, keepdims=False, correction=1):
+    """Standard deviation: the square root of :func:`var`."""
+    from minidl.ops.elementwise import sqrt
+
+    return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
+
+
+def _extremum_grad(g, x, out, axis, keepdims):
+    """The gradient goes to the extreme elements, shared equally where several tie (PyTorch's amax)."""
+    won = astype(x == restore(out, axis, keepdims, x.shape), dtype=g.dtype)
+    return restore(g, axis, keepdims, x.shape) * won / sum(won, axis=axis, keepdims=True)
+
+
+@primitive
+def max(x, *, axis=None, keepdims=False):
+    """Largest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
+    return namespace(x).max(x, axis=axis, keepdims=keepdims)
+
+
+@primitive
+def min(x, *, axis=None, keepdims=False):
+    """Smallest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
+    return namespace(x).min(x, axis=axis, keepdims=keepdims)
+
+
+max.defvjp(x=_extremum_grad)
+min.defvjp(x=_extremum_grad)
+
+
+@primitive
+def prod(x, *, axis=None, keepdims=False):
+    """Product of the elements."""
+    return namespace(x).prod(x, axis=axis, keepdims=keepdims)
+
+
+def _prod_grad(g, x, axis, keepdims):
+    """d prod / d x_i is the product of the others: of those before it and of those after it, so zeros do no harm."""
+    from minidl.ops.shape import permute
+
+    axes = normalize_axes(axis, x.ndim)
+    rest = tuple(a for a in range(x.ndim) if a not in axes)
+    order = rest + axes
+    moved = permute(x, axes=order)
+    rows = reshape(moved, shape=tuple(x.shape[a] for a in rest) + (_count(axis, x.shape),))
+    others = exclusive_cumprod(rows) * flip(exclusive_cumprod(flip(rows, axis=-1)), axis=-1)
+    back = permute(reshape(others, shape=moved.shape), axes=tuple(int(i) for i in np.argsort(order)))
+    return restore(g, axis, keepdims, x.shape) * back
+
+
+prod.defvjp(x=_prod_grad)
+
+
+@primitive
+def exclusive_cumprod(x):
+    """Along the last axis, the product of all elements before each one (1 for the first)."""
+    xp = namespace(x)
+    ones = xp.ones((*x.shape[:-1], builtins.min(1, x.shape[-1])), x.dtype)
+    return xp.concatenate([ones, xp.cumprod(x[..., :-1], axis=-1)], axis=-1).astype(x.dtype)
+
+
+def _exclusive_cumprod_grad(g, x):
+    """out_j = prod_{i<j} x_i, so d out_j / d x_k (k < j) = prod_{i<j, i != k} x_i: a triangular array of products."""
+    from minidl.ops.linalg import tril
+    from minidl.ops.shape import expand, unsqueeze
+
+    n = x.shape[-1]
+    eye = namespace(x if type(x) is np.ndarray else getattr(x, "data", x)).eye(n, dtype=bool)
+    # row k holds x with x_k replaced by 1; its exclusive products are d out_j / d x_k for j > k
+    rows = where(eye, 1.0, expand(unsqueeze(x, axis=-2), shape=(*x.shape[:-1], n, n)))
+    products = exclusive_cumprod(rows)
+    return sum(unsqueeze(g, axis=-2) * (products - tril(products)), axis=-1)
+
+
+exclusive_cumprod.defvjp(x=_exclusive_cumprod_grad)
+
+
+@primitive(promote="float")
+def logsumexp(x, *, axis=None, keepdims=False):
+    """log(sum(exp(x))), computed with the maximum taken out so that it does not overflow."""
+    xp = namespace(x)
+    axes = normalize_axes(axis, x.ndim)
+    if _count(axis, x.shape) == 0:
+        return xp.full(xp.sum(x, axis=axes, keepdims=keepdims).shape, -np.inf, x.dtype)
+    top = xp.max(x, axis=axes, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    with np.errstate(divide="ignore", over="ignore"):
+        out = xp.log(xp.sum(xp.exp(x - top), axis=axes, keepdims=True)) + top
+    return out if keepdims else out.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def _logsumexp_grad(g, x, out, axis, keepdims):
+    """The gradient is softmax(x) = exp(x - logsumexp(x)); an all -inf slice gets 0."""
+    top = restore(out, axis, keepdims, x.shape)
+    return restore(g, axis, keepdims, x.shape) * exp(x - where(top == -np.inf, 0.0, top))
+
+
+logsumexp.defvjp(x=_logsumexp_grad)
+
+
+@primitive
+def cumsum(x, *, axis):
+    """Running sum along one axis."""
+    return namespace(x).cumsum(x, axis=axis)
+
+
+cumsum.defvjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
+
+
+@primitive(differentiable=False)
+def argmax(x, *, axis=None, keepdims=False):
+    """Index (int64) of the first largest element along ``axis``, or into the flattened array."""
+    return namespace(x).argmax(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(differentiable=False)
+def argmin(x, *, axis=None, keepdims=False):
+    """Index (int64) of the first smallest element along ``axis``, or into the flattened array."""
+    return namespace(x).argmin(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(differentiable=False)
+def argsort(x, *, axis=-1, descending=False):
+    """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order."""
+    xp = namespace(x)
+    return xp.argsort(-x if descending else x, axis=axis, kind="stable") if xp is np else xp.argsort(
+        -x if descending else x, axis=axis
+    )
+
+
+def sort(x, axis=-1, descending=False):
+    """``(values, indices)`` sorted along ``axis``; the gradient goes back to where each value came from."""
+    from minidl.ops.indexing import gather
+
+    order = argsort(x, axis=axis, descending=descending)
+    return gather(x, order, axis=axis), order
+
+
+def topk(x, k, axis=-1, largest=True):
+    """``(values, indices)`` of the ``k`` largest (or smallest) elements along ``axis``, in order."""
+    from minidl.ops.shape import narrow
+
+    n = x.shape[axis]
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: k={k} is out of range for axis {axis} of length {n}")
+    values, order = sort(x, axis=axis, descending=largest)
+    return narrow(values, axis, 0, k), narrow(order, axis, 0, k)
+
+
+@primitive(differentiable=False)
+def any(x, *, axis=None, keepdims=False):
+    """True if any element is true."""
+    return namespace(x).any(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(differentiable=False)
+def all(x, *, axis=None, keepdims=False):
+    """True if all elements are true."""
+    return namespace(x).all(x, axis=axis, keepdims=keepdims)
+
+
+def count_nonzero(x, axis=None):
+    """Number of elements that are not zero."""
+    return sum(x != 0, axis=axis)
+
+
+def average(x, weights, axis=None, keepdims=False):
+    """Weighted mean: sum(x * weights) / sum(weights)."""
+    return sum(mul(x, weights), axis=axis, keepdims=keepdims) / sum(weights, axis=axis, keepdims=keepdims)

@@ -1,0 +1,227 @@
+"""Changing shape: reshape, permute, expand, squeeze, stack, concat, split, pad, flip, roll, repeat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.elementwise import broadcast_to
+from minidl.ops.primitive import primitive
+
+
+@primitive
+def reshape(x, *, shape):
+    """``x`` with another shape; one entry may be -1. Raises ValueError where the sizes differ."""
+    try:
+        return x.reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"reshape: cannot reshape {x.dtype}{list(x.shape)} to {tuple(shape)}") from error
+
+
+reshape.defvjp(x=lambda g, x_shape: reshape(g, shape=x_shape))
+
+
+@primitive
+def permute(x, *, axes):
+    """``x`` with its axes in the order ``axes`` (a view)."""
+    if sorted(a % max(x.ndim, 1) for a in axes) != list(range(x.ndim)):
+        raise ValueError(f"permute: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape {x.shape}")
+    return x.transpose(axes)
+
+
+permute.defvjp(x=lambda g, axes: permute(g, axes=tuple(int(i) for i in np.argsort([a % len(axes) for a in axes]))))
+
+
+def swapaxes(x, axis1, axis2):
+    """``x`` with two axes exchanged."""
+    for a in (axis1, axis2):
+        if not -x.ndim <= a < x.ndim:
+            raise np.exceptions.AxisError(a, x.ndim)
+    axes = list(range(x.ndim))
+    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    return permute(x, axes=tuple(axes))
+
+
+def transpose(x, axes=None):
+    """NumPy's transpose: the axes reversed, or in the order ``axes``."""
+    return permute(x, axes=tuple(range(x.ndim))[::-1] if axes is None else tuple(axes))
+
+
+def moveaxis(x, source, destination):
+    """``x`` with axis ``source`` moved to position ``destination``."""
+    order = [i for i in range(x.ndim) if i != source % x.ndim]
+    order.insert(destination % x.ndim, source % x.ndim)
+    return permute(x, axes=tuple(order))
+
+
+def expand(x, shape):
+    """``x`` broadcast to ``shape``; -1 keeps a length (PyTorch)."""
+    lead = len(shape) - x.ndim
+    if lead < 0:
+        raise ValueError(f"expand: shape {tuple(shape)} has fewer axes than the input's {x.shape}")
+    full = tuple(x.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(shape))
+    for have, want in zip(x.shape, full[lead:]):
+        if have not in (1, want):
+            raise ValueError(f"expand: cannot broadcast shape {x.shape} to {full}")
+    return broadcast_to(x, shape=full)
+
+
+def squeeze(x, axis=None):
+    """``x`` without its length-one axes (all, or those named; a named axis of another length is kept, as in PyTorch)."""
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    drop = {a % x.ndim for a in axes if x.ndim} if x.ndim else set()
+    return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if not (i in drop and n == 1)))
+
+
+def unsqueeze(x, axis):
+    """``x`` with a length-one axis put in at ``axis``."""
+    if not -x.ndim - 1 <= axis <= x.ndim:
+        raise np.exceptions.AxisError(axis, x.ndim + 1)
+    at = axis % (x.ndim + 1)
+    return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
+
+
+expand_dims = unsqueeze
+
+
+def flatten(x, start_axis=0, end_axis=-1):
+    """``x`` with the axes from ``start_axis`` to ``end_axis`` (inclusive) merged into one."""
+    if x.ndim == 0:
+        return reshape(x, shape=(1,))
+    start, end = start_axis % x.ndim, end_axis % x.ndim
+    if start > end:
+        raise ValueError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis}")
+    return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+
+
+@primitive(promote="same")
+def concat(*xs, axis=0):
+    """The arrays joined along an existing axis. Call ``concat([a, b], axis=0)``."""
+    if not xs:
+        raise ValueError("concat: expected at least one array")
+    try:
+        return namespace(*xs).concatenate(xs, axis=axis)
+    except ValueError as error:
+        shapes = [tuple(x.shape) for x in xs]
+        raise ValueError(f"concat: shapes {shapes} do not fit together along axis {axis}") from error
+
+
+@concat.defvjp_all
+def _concat_grad(g, needs, xs_shapes, axis):
+    grads, start = [], 0
+    for need, shape in zip(needs, xs_shapes):
+        grads.append(narrow(g, axis, start, shape[axis]) if need else None)
+        start += shape[axis]
+    return grads
+
+
+concatenate = concat
+
+
+@primitive(promote="same")
+def stack(*xs, axis=0):
+    """The arrays (all of one shape) joined along a new axis. Call ``stack([a, b], axis=0)``."""
+    if len({tuple(x.shape) for x in xs}) != 1:
+        raise ValueError(f"stack: expected arrays of one shape, got {[tuple(x.shape) for x in xs]}")
+    return namespace(*xs).stack(xs, axis=axis)
+
+
+@stack.defvjp_all
+def _stack_grad(g, needs, axis):
+    from minidl.ops.indexing import getitem
+
+    lead = (slice(None),) * (axis % g.ndim)
+    return [getitem(g, (*lead, i)) if need else None for i, need in enumerate(needs)]
+
+
+def narrow(x, axis, start, length):
+    """The ``length`` elements from ``start`` on along ``axis`` (a view)."""
+    from minidl.ops.indexing import getitem
+
+    return getitem(x, (slice(None),) * (axis % x.ndim) + (slice(start, start + length),))
+
+
+def split(x, sizes, axis=0):
+    """``x`` cut along ``axis`` into pieces of ``sizes`` (a list that adds up, or one int for equal pieces; the last may
+    be shorter)."""
+    n = x.shape[axis]
+    if isinstance(sizes, int):
+        if sizes <= 0:
+            raise ValueError(f"split: piece size must be positive, got {sizes}")
+        sizes = [min(sizes, n - i) for i in range(0, n, sizes)] or [0]
+    if sum(sizes) != n:
+        raise ValueError(f"split: sizes {list(sizes)} add up to {sum(sizes)}, but axis {axis} has length {n}")
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return tuple(narrow(x, axis, start, size) for start, size in zip(starts, sizes))
+
+
+def chunk(x, chunks, axis=0):
+    """``x`` cut along ``axis`` into at most ``chunks`` pieces of equal size (the last may be smaller)."""
+    return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
+
+
+@primitive
+def pad(x, *, widths, mode="constant", value=0):
+    """``x`` with ``widths = ((before, after), ...)``, one pair an axis, of padding: ``constant`` (``value``),
+    ``reflect``, ``edge`` or ``wrap`` (NumPy's names). Constant widths may be negative, which crops."""
+    if len(widths) != x.ndim:
+        raise ValueError(f"pad: expected {x.ndim} (before, after) pairs for shape {x.shape}, got {widths}")
+    if mode != "constant":
+        return namespace(x).pad(x, widths, mode=mode)
+    crop = tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(widths, x.shape))
+    grow = tuple((max(b, 0), max(a, 0)) for b, a in widths)
+    return namespace(x).pad(x[crop], grow, mode="constant", constant_values=value)
+
+
+def _pad_grad(g, widths, mode, x_shape):
+    if mode == "constant":
+        return pad(g, widths=tuple((-b, -a) for b, a in widths))
+    # Every padded element is a copy of one input element: find out of which, and add up.
+    from minidl.ops.indexing import scatter_add
+
+    source = np.pad(np.arange(math.prod(x_shape)).reshape(x_shape), widths, mode=mode).reshape(-1)
+    flat = scatter_add(reshape(g, shape=(-1,)), source, axis=0, size=math.prod(x_shape))
+    return reshape(flat, shape=x_shape)
+
+
+pad.defvjp(x=_pad_grad)
+
+
+@primitive
+def flip(x, *, axis):
+    """``x`` reversed along ``axis`` (an int or a tuple)."""
+    return namespace(x).flip(x, axis=axis)
+
+
+flip.defvjp(x=lambda g, axis: flip(g, axis=axis))
+
+
+@primitive
+def roll(x, *, shift, axis=None):
+    """``x`` shifted round by ``shift`` places along ``axis``."""
+    return namespace(x).roll(x, shift, axis=axis)
+
+
+def _minus(shift):
+    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
+
+
+roll.defvjp(x=lambda g, shift, axis: roll(g, shift=_minus(shift), axis=axis))
+
+
+def repeat(x, repeats: int, axis: int):
+    """Each element repeated ``repeats`` times along ``axis`` (NumPy's ``repeat``, PyTorch's ``repeat_interleave``)."""
+    at = axis % x.ndim
+    wide = expand(unsqueeze(x, axis=at + 1), (*x.shape[: at + 1], repeats, *x.shape[at + 1 :]))
+    return reshape(wide, shape=(*x.shape[:at], x.shape[at] * repeats, *x.shape[at + 1 :]))
+
+
+def tile(x, reps: Sequence[int]):
+    """The whole of ``x`` repeated ``reps`` times along each axis (NumPy's ``tile``, PyTorch's ``Tensor.repeat``)."""
+    for axis, n in zip(range(-len(reps), 0), reps):
+        x = unsqueeze(x, axis=0) if -axis > x.ndim else x
+        x = concat([x] * n, axis=axis) if n != 1 else x
+    return x

@@ -1,0 +1,151 @@
+"""Reproducible random numbers: a :class:`Generator` is a 64-bit key and a position in that key's stream.
+
+The bits come from :func:`minidl.ops.random_bits` (Philox-4x32-10), which are the same on every backend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.ops.random import philox_rounds, random_bits
+
+_MASK64 = (1 << 64) - 1
+
+
+def _mix(a: int, b: int) -> int:
+    """A 64-bit hash of two 64-bit numbers: one Philox block with ``a`` as key and ``b`` as counter."""
+    u = np.uint64
+    words = philox_rounds(
+        np.array([b & 0xFFFFFFFF], u), np.array([b >> 32], u), np.array([0x6D696E69], u), np.array([0x646C], u),
+        u(a & 0xFFFFFFFF), u(a >> 32),
+    )  # fmt: skip
+    return int(words[0][0]) | int(words[1][0]) << 32
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+
+
+class Generator:
+    """A stream of random numbers with a seed, whose state is two numbers: key and offset.
+
+    Two generators with the same seed give the same numbers; ``fold_in`` derives independent streams, so that what a
+    sample or a worker gets does not depend on who asked before.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start again from ``seed`` (any Python int)."""
+        self.key = _mix(0, int(seed) & _MASK64)
+        self.offset = 0
+        return self
+
+    def fold_in(self, *data: int) -> Generator:
+        """An independent generator that depends only on this one's key (not its position) and the ints ``data``."""
+        key = self.key
+        for d in data:
+            key = _mix(key, int(d) & _MASK64)
+        g = Generator.__new__(Generator)
+        g.key, g.offset = key, 0
+        return g
+
+    def get_state(self) -> np.ndarray:
+        """uint64[2]: key and offset."""
+        return np.array([self.key, self.offset], np.uint64)
+
+    def set_state(self, state: Any) -> None:
+        """Continue from what :meth:`get_state` gave. Raises ValueError if it is not two unsigned numbers."""
+        state = np.asarray(state)
+        if state.shape != (2,) or state.dtype.kind not in "ui":
+            raise ValueError(f"set_state: expected uint64[2], got {state.dtype}{list(state.shape)}")
+        self.key, self.offset = int(state[0]), int(state[1])
+
+    def reserve(self, n: int) -> tuple[int, int]:
+        """Set aside the next ``n`` words; returns (key, offset of the first). For kernels that make bits themselves."""
+        at = self.offset
+        self.offset += n
+        return self.key, at
+
+    def bits(self, n: int) -> np.ndarray:
+        """``n`` random uint32 words."""
+        key, at = self.reserve(n)
+        return np.asarray(random_bits.reference(key=key, offset=at, size=n))
+
+    def uniform(
+        self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, dtype: Any = np.float32
+    ) -> Any:
+        """Uniform on [low, high): 24 random bits an element for float32 and float16, 53 for float64."""
+        shape = _shape(shape)
+        n = math.prod(shape)
+        if np.dtype(dtype) == np.float64:
+            b = self.bits(2 * n).astype(np.uint64)
+            u = ((b[0::2] >> np.uint64(5)) * 67108864.0 + (b[1::2] >> np.uint64(6))) * 2.0**-53
+        else:
+            u = (self.bits(n) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+        return (u * (high - low) + low).astype(dtype).reshape(shape)[()]
+
+    def normal(
+        self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32
+    ) -> Any:
+        """Normal deviates (Box and Muller, 1958): r cos(t) and r sin(t) with r = sqrt(-2 log u1), t = 2 pi u2."""
+        shape = _shape(shape)
+        n = math.prod(shape)
+        u = (self.bits(2 * -(-n // 2)).astype(np.float64) + 0.5) * 2.0**-32
+        r, t = np.sqrt(-2 * np.log(u[0::2])), 2 * np.pi * u[1::2]
+        z = np.stack([r * np.cos(t), r * np.sin(t)], axis=1).reshape(-1)[:n]
+        return (z * std + mean).astype(dtype).reshape(shape)[()]
+
+    def integers(self, low: int, high: int, shape: int | Sequence[int] = ()) -> Any:
+        """int64 uniform on [low, high). Raises ValueError for an empty range."""
+        if high <= low:
+            raise ValueError(f"integers: empty range [{low}, {high})")
+        shape = _shape(shape)
+        n = math.prod(shape)
+        b = self.bits(2 * n).astype(np.uint64)
+        wide = (b[0::2] << np.uint64(32)) | b[1::2]
+        # the bias of a 64-bit remainder is below range / 2**64
+        return ((wide % np.uint64(high - low)).astype(np.int64) + low).reshape(shape)[()]
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A random order of ``range(n)`` (int64): the order that sorts ``n`` random 64-bit keys."""
+        b = self.bits(2 * n).astype(np.uint64)
+        return np.argsort((b[0::2] << np.uint64(32)) | b[1::2], kind="stable")
+
+    def __repr__(self) -> str:
+        return f"Generator(key={self.key:#x}, offset={self.offset})"
+
+
+def fold_in_uniform(generator: Generator, indices: Any, k: int) -> np.ndarray:
+    """float32[len(indices), k] uniform on [0, 1): row i depends only on the generator's key and ``indices[i]``.
+
+    The numbers of a whole batch of samples at once, each sample's the same whatever batch it is in.
+    """
+    idx = np.asarray(indices, np.uint64)[:, None]
+    block = np.arange(-(-k // 4), dtype=np.uint64)[None, :]
+    low, u = np.uint64(0xFFFFFFFF), np.uint64
+    shape = np.broadcast_shapes(idx.shape, block.shape)
+    words = philox_rounds(
+        np.broadcast_to(idx & low, shape), np.broadcast_to(idx >> u(32), shape), np.broadcast_to(block, shape),
+        np.full(shape, 0x66756E, u), u(generator.key & 0xFFFFFFFF), u(generator.key >> 32),
+    )  # fmt: skip
+    bits = np.stack(words, axis=-1).reshape(len(idx), -1)[:, :k]
+    return (bits >> u(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+_default = Generator(0)
+
+
+def default_generator() -> Generator:
+    """The generator that initializers, dropout and shuffling use when given none."""
+    return _default
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator and return it."""
+    return _default.manual_seed(seed)

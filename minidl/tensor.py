@@ -1,0 +1,789 @@
+"""Tensor: an array, and, if it needs a gradient, the node of the graph that made it."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minidl import ops
+from minidl.autograd import engine
+from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, user_line
+from minidl.backend.registry import backend_of, get_backend, load, to_numpy
+from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
+
+_ndarray = np.ndarray
+
+
+def apply(prim: Primitive, args: tuple, params: dict) -> Any:
+    """Run a primitive whose inputs include Tensors; returns Tensor(s), recorded if a gradient may be wanted."""
+    if prim.promote is not None:
+        args = promote(prim, args)
+    out = prim.run([a.data if isinstance(a, Tensor) else a for a in args], params)
+    needs = 0
+    if mode.enabled and prim.differentiable:
+        bit = 1
+        for a in args:
+            if isinstance(a, Tensor) and a.requires_grad:
+                needs |= bit
+            bit <<= 1
+    if type(out) is tuple:
+        node = None
+        if needs:
+            out = tuple(o if type(o) is _ndarray else _as_device_array(o) for o in out)
+            node = Node(prim, args, params, needs, out)
+        result = tuple(Tensor._from_node(o, node, i) for i, o in enumerate(out))
+    else:
+        if type(out) is not _ndarray:
+            out = _as_device_array(out)
+        result = Tensor.__new__(Tensor)
+        result.data = out
+        if needs and out.dtype.kind in "fcV":
+            result._node = Node(prim, args, params, needs, out)
+            result.requires_grad = True
+        if type(out) is _ndarray and out.base is not None:
+            _link_view(result, args)
+    if mode.anomaly:
+        _check_anomaly(prim, args, result)
+    if mode.observer is not None:
+        mode.observer(prim, args, params, result)
+    return result
+
+
+Primitive.record = staticmethod(apply)
+
+
+def _as_device_array(out: Any) -> Any:
+    return np.asarray(out) if isinstance(out, (np.generic, int, float, bool, complex)) else out
+
+
+def _link_view(result: Tensor, args: tuple) -> None:
+    """Views share a version counter with the tensor whose memory they show."""
+    for a in args:
+        if isinstance(a, Tensor) and type(a.data) is _ndarray and np.may_share_memory(result.data, a.data):
+            result._base = a if a._base is None else a._base
+            return
+
+
+def _check_anomaly(prim: Primitive, args: tuple, result: Any) -> None:
+    outs = result if isinstance(result, tuple) else (result,)
+    if any(has_nan(o.data) for o in outs):
+        came_in = any(has_nan(a.data) for a in args if isinstance(a, Tensor))
+        origin = "passed on a NaN from its inputs" if came_in else "made a NaN"
+        shapes = ", ".join(ops.describe(a) for a in args)
+        raise AnomalyError(f"{prim.name}({shapes}) {origin} at {user_line()}")
+
+
+class Tensor(Traced):
+    """An n-dimensional array that records what is done to it.
+
+    ``Tensor(value)`` takes nested lists, scalars, NumPy arrays or another tensor. Python floats become the default
+    dtype (float32) and arrays keep theirs. An array is not copied: the tensor shares its memory.
+
+    Parameters
+    ----------
+    data:
+        the value.
+    requires_grad:
+        record operations on this tensor, so that ``backward()`` fills ``.grad``. Only floating-point tensors can.
+    dtype:
+        convert to this dtype.
+    device:
+        name of the backend (``"numpy"``, ``"cupy"``, ``"jax"``) to put it on; default: the active one.
+    """
+
+    # Class-level defaults, so that making a tensor sets one attribute only.
+    data: Any
+    requires_grad = False
+    grad: Tensor | None = None
+    _node: Node | None = None
+    _index = 0
+    _version = 0
+    _base: Tensor | None = None
+    _hooks: dict | None = None
+
+    #: makes ndarray's operators leave mixed expressions to Tensor's
+    __array_ufunc__ = None
+    __array_priority__ = 1000
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> None:
+        backend = get_backend() if device is None else load(device)
+        if isinstance(data, Tensor):
+            data = data.data
+        if type(data) is not _ndarray or backend.array_type is not _ndarray or dtype is not None or (
+            data.dtype.kind not in "fiubc"
+        ):
+            data = _make_array(data, dtype, backend, device)
+        self.data = data
+        if requires_grad:
+            self.requires_grad_()
+
+    @classmethod
+    def _from_node(cls, array: Any, node: Node | None, index: int) -> Tensor:
+        t = Tensor.__new__(Tensor)
+        t.data = array if type(array) is _ndarray else _as_device_array(array)
+        if node is not None and t.data.dtype.kind in "fcV":
+            t._node, t._index, t.requires_grad = node, index, True
+        return t
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.data.shape)
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.size
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.ndim
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def device(self) -> str:
+        """Device of the backend that holds the array: ``cpu``, ``cuda`` or ``jax``."""
+        return backend_of(self.data).device
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a tensor that no recorded operation made."""
+        return self._node is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The node that made this tensor."""
+        return self._node
+
+    @property
+    def version(self) -> int:
+        """How often the memory was changed in place (shared by all views of it)."""
+        return self._version if self._base is None else self._base._version
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array; shares memory where the backend does. Raises RuntimeError if a gradient is
+        required (detach() first)."""
+        if self.requires_grad:
+            raise RuntimeError("numpy(): this tensor requires a gradient; use tensor.detach().numpy()")
+        return to_numpy(self.data)
+
+    def item(self) -> Any:
+        """The only element, as a Python scalar."""
+        if self.size != 1:
+            raise ValueError(f"item: expected a tensor with one element, got shape {self.shape}")
+        return to_numpy(self.data).item()
+
+    def tolist(self) -> Any:
+        return to_numpy(self.data).tolist()
+
+    # Autograd
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set ``requires_grad`` in place and return the tensor."""
+        if requires_grad and self.dtype.kind not in "fcV":
+            raise TypeError(f"requires_grad: only floating-point tensors can require gradients, got {self.dtype}")
+        if not self.is_leaf and not requires_grad:
+            raise RuntimeError("requires_grad_(False) on a tensor that an operation made; use detach()")
+        self.requires_grad = requires_grad
+        return self
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this tensor with respect to every leaf to that leaf's ``.grad``.
+
+        ``gradient`` (same shape) may be left out for a tensor with one element. Saved values are freed on the way
+        unless ``retain_graph``; ``create_graph`` records the backward pass itself, for gradients of gradients.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward: this tensor does not require a gradient and no operation recorded it")
+        engine.backward(
+            [self], [self._starting_grad(gradient)], retain_graph=retain_graph, create_graph=create_graph
+        )
+
+    def _starting_grad(self, gradient: Any) -> Tensor:
+        if gradient is None:
+            if self.size != 1:
+                raise RuntimeError(
+                    f"backward: a gradient argument is needed for a tensor of shape {self.shape}; "
+                    "only a tensor with one element has the default 1"
+                )
+            return Tensor._from_node(backend_of(self.data).xp.ones(self.shape, self.dtype), None, 0)
+        gradient = as_tensor(gradient)
+        if gradient.shape != self.shape:
+            raise ValueError(f"backward: gradient has shape {gradient.shape}, expected {self.shape}")
+        return gradient if gradient.dtype == self.dtype else gradient.astype(self.dtype)
+
+    def detach(self) -> Tensor:
+        """The same memory, cut off from the graph."""
+        t = Tensor._from_node(self.data, None, 0)
+        t._base = self if self._base is None else self._base
+        return t
+
+    def retain_grad(self) -> Tensor:
+        """Have ``backward()`` fill ``.grad`` of this tensor although it is not a leaf."""
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        if self._node is not None:
+            if self._node.retain is None:
+                self._node.retain = {}
+            self._node.retain[self._index] = weakref.ref(self)
+        return self
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces the
+        gradient. Returns a function that removes the hook."""
+        if not self.requires_grad:
+            raise RuntimeError("register_hook: this tensor does not require a gradient")
+        key = object()
+        if self._node is None:
+            if self._hooks is None:
+                self._hooks = {}
+            hooks, self._hooks[key] = self._hooks, hook
+        else:
+            if self._node.hooks is None:
+                self._node.hooks = {}
+            hooks, self._node.hooks[key] = self._node.hooks, (self._index, hook)
+        return lambda: hooks.pop(key, None) and None
+
+    # In-place changes
+
+    def _bump(self) -> None:
+        """Note that the memory changed: gradients that still need the old values will refuse to run."""
+        for t in (self,) if self._base is None else (self, self._base):
+            t._version += 1
+            if t._node is not None:
+                t._node.clobbered = True
+
+    def assign_(self, value: Any) -> Tensor:
+        """Take over the values of ``value`` (broadcast, cast to this dtype), in place and unrecorded."""
+        array = value.data if isinstance(value, Tensor) else value
+        if type(self.data) is _ndarray:
+            self.data[...] = to_numpy(array)
+        else:
+            backend = backend_of(self.data)
+            array = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape)
+            self.data = array
+        self._bump()
+        return self
+
+    copy_ = assign_
+
+    def zero_(self) -> Tensor:
+        return self.assign_(0)
+
+    def fill_(self, value: float) -> Tensor:
+        return self.assign_(value)
+
+    def _become(self, new: Tensor, op: str) -> Tensor:
+        """Make this tensor (same object, same memory) the result of a recorded operation on its old value."""
+        if new.shape != self.shape:
+            raise ValueError(f"{op}: result of shape {new.shape} does not fit in place into shape {self.shape}")
+        if not np.can_cast(new.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"{op}: result of dtype {new.dtype} cannot be stored in place in {self.dtype}")
+        if new.requires_grad:
+            if self.is_leaf and self.requires_grad:
+                raise RuntimeError(f"{op}: a leaf that requires a gradient cannot be changed in place; use no_grad()")
+            if self._base is not None:
+                raise RuntimeError(f"{op}: a view cannot be changed in place while gradients are recorded; clone() it")
+        array = new.data
+        if type(self.data) is _ndarray:
+            self.data[...] = array
+        else:
+            self.data = array.astype(self.dtype)
+        self._bump()
+        if new.requires_grad:
+            self._node, self._index, self.requires_grad = new._node, new._index, True
+        return self
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._become(ops.add(self, other), "+=")
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._become(ops.sub(self, other), "-=")
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._become(ops.mul(self, other), "*=")
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._become(ops.div(self, other), "/=")
+
+    def add_(self, other: Any, alpha: float = 1) -> Tensor:
+        return self._become(ops.add(self, other if alpha == 1 else ops.mul(other, alpha)), "add_")
+
+    def mul_(self, other: Any) -> Tensor:
+        return self._become(ops.mul(self, other), "mul_")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not (mode.enabled and (self.requires_grad or getattr(value, "requires_grad", False))):
+            if type(self.data) is _ndarray:
+                self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
+                self._bump()
+                return
+        self._become(ops.setitem(self, value, index), "index assignment")
+
+    # Operators: a NumPy array or a Python scalar may stand on either side
+
+    def __add__(self, other: Any) -> Tensor:
+        return apply(ops.add, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> Tensor:
+        return apply(ops.add, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __sub__(self, other: Any) -> Tensor:
+        return apply(ops.sub, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return apply(ops.sub, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __mul__(self, other: Any) -> Tensor:
+        return apply(ops.mul, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return apply(ops.mul, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return apply(ops.div, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return apply(ops.div, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return apply(ops.floor_divide, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return apply(ops.floor_divide, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __mod__(self, other: Any) -> Tensor:
+        return apply(ops.remainder, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return apply(ops.remainder, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __pow__(self, other: Any) -> Tensor:
+        return apply(ops.pow, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return apply(ops.pow, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return apply(ops.matmul, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return apply(ops.matmul, (other, self), {}) if _operand(other) else NotImplemented
+
+    def __neg__(self) -> Tensor:
+        return apply(ops.neg, (self,), {})
+
+    def __pos__(self) -> Tensor:
+        return apply(ops.positive, (self,), {})
+
+    def __abs__(self) -> Tensor:
+        return apply(ops.abs, (self,), {})
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return apply(ops.equal, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return apply(ops.not_equal, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __lt__(self, other: Any) -> Tensor:
+        return apply(ops.less, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __le__(self, other: Any) -> Tensor:
+        return apply(ops.less_equal, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __gt__(self, other: Any) -> Tensor:
+        return apply(ops.greater, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __ge__(self, other: Any) -> Tensor:
+        return apply(ops.greater_equal, (self, other), {}) if _operand(other) else NotImplemented
+
+    def __and__(self, other: Any) -> Tensor:
+        return apply(ops.logical_and, (self, other), {}) if _operand(other) else NotImplemented
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> Tensor:
+        return apply(ops.logical_or, (self, other), {}) if _operand(other) else NotImplemented
+
+    __ror__ = __or__
+
+    def __xor__(self, other: Any) -> Tensor:
+        return apply(ops.logical_xor, (self, other), {}) if _operand(other) else NotImplemented
+
+    __rxor__ = __xor__
+
+    def __invert__(self) -> Tensor:
+        return apply(ops.logical_not, (self,), {})
+
+    __hash__ = object.__hash__
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return ops.getitem(self, index)
+
+    # Protocols
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return (self[i] for i in range(self.shape[0]))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iub":
+            raise TypeError(f"only integer tensors with one element can be used as an index, got {self.dtype}")
+        return int(self.item())
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise RuntimeError("np.asarray(tensor): this tensor requires a gradient; use tensor.detach()")
+        return np.array(to_numpy(self.data), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError("__dlpack__: this tensor requires a gradient; use tensor.detach()")
+        return self.data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()
+
+    def __copy__(self) -> Tensor:
+        return self.clone()
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("deepcopy: only leaf tensors can be copied deeply; use detach() or clone()")
+        t = type(self).__new__(type(self))
+        t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_hooks", "_base", "_version")})
+        t.data = self.data.copy()
+        t.grad = None if self.grad is None else self.grad.detach().clone()
+        memo[id(self)] = t
+        return t
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), to_numpy(self.data), self.requires_grad and self.is_leaf)
+
+    def __repr__(self) -> str:
+        body = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(")
+        extra = ""
+        if self.dtype not in (default_dtype(), np.dtype(np.int64), np.dtype(bool)):
+            extra += f", dtype={self.dtype}"
+        if self.device != "cpu":
+            extra += f", device={self.device!r}"
+        if self._node is not None:
+            extra += f", grad_fn=<{self._node.prim.name}>"
+        elif self.requires_grad:
+            extra += ", requires_grad=True"
+        return f"tensor({body}{extra})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 and spec else str(self)
+
+    # Conversions
+
+    def clone(self) -> Tensor:
+        """A copy in memory of its own; gradients flow through it."""
+        return ops.copy(self)
+
+    copy = clone
+
+    def astype(self, dtype: Any) -> Tensor:
+        """Convert to ``dtype``; gradients are converted back."""
+        return self if self.dtype == np.dtype(dtype) else ops.astype(self, dtype=np.dtype(dtype))
+
+    def float(self) -> Tensor:
+        return self.astype(np.float32)
+
+    def double(self) -> Tensor:
+        return self.astype(np.float64)
+
+    def half(self) -> Tensor:
+        return self.astype(np.float16)
+
+    def long(self) -> Tensor:
+        return self.astype(np.int64)
+
+    def int(self) -> Tensor:
+        return self.astype(np.int32)
+
+    def bool(self) -> Tensor:
+        return self.astype(np.bool_)
+
+    def to(self, target: Any) -> Tensor:
+        """Convert to a dtype, or move to the backend of that name (unrecorded)."""
+        if isinstance(target, str):
+            from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)
+            if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not _is_dtype_name(target):
+                array = load(from_name).asarray(self.data)
+                if array is self.data:
+                    return self
+                t = Tensor._from_node(array, None, 0)
+                t.requires_grad = self.requires_grad
+                return t
+        return self.astype(target)
+
+    def contiguous(self) -> Tensor:
+        return ops.contiguous(self)
+
+    # Methods of the same name as their primitive
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.mean(self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+        return ops.var(self, axis=axis, keepdims=keepdims, correction=correction)
+
+    def std(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+        return ops.std(self, axis=axis, keepdims=keepdims, correction=correction)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.min(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.prod(self, axis=axis, keepdims=keepdims)
+
+    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.logsumexp(self, axis=axis, keepdims=keepdims)
+
+    def norm(self, ord: Any = 2, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.norm(self, ord=ord, axis=axis, keepdims=keepdims)
+
+    def any(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.any(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.all(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.argmin(self, axis=axis, keepdims=keepdims)
+
+    def cumsum(self, axis: Any) -> Tensor:
+        return ops.cumsum(self, axis=axis)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return ops.reshape(self, shape=_ints(shape))
+
+    view = reshape
+
+    def flatten(self, start_dim: Any = 0, end_dim: Any = -1) -> Tensor:
+        return ops.flatten(self, start_dim, end_dim)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """NumPy's transpose: no argument reverses the axes, all axes permute them; two swap those two (PyTorch)."""
+        axes = _ints(axes)
+        if len(axes) == 2 and self.ndim != 2:
+            return ops.swapaxes(self, *axes)
+        return ops.permute(self, axes=axes or tuple(range(self.ndim))[::-1])
+
+    def permute(self, *axes: Any) -> Tensor:
+        return ops.permute(self, axes=_ints(axes))
+
+    def swapaxes(self, axis1: Any, axis2: Any) -> Tensor:
+        return ops.swapaxes(self, axis1, axis2)
+
+    @property
+    def T(self) -> Tensor:
+        return ops.permute(self, axes=tuple(range(self.ndim))[::-1])
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped."""
+        return ops.swapaxes(self, -1, -2)
+
+    def expand(self, *shape: Any) -> Tensor:
+        return ops.expand(self, shape=_ints(shape))
+
+    def squeeze(self, axis: Any = None) -> Tensor:
+        return ops.squeeze(self, axis=axis)
+
+    def unsqueeze(self, axis: Any) -> Tensor:
+        return ops.unsqueeze(self, axis=axis)
+
+    def split(self, sizes: Any, axis: Any = 0) -> tuple[Tensor, ...]:
+        return ops.split(self, sizes, axis)
+
+    def chunk(self, chunks: Any, axis: Any = 0) -> tuple[Tensor, ...]:
+        return ops.chunk(self, chunks, axis)
+
+    def gather(self, axis: Any, index: Any) -> Tensor:
+        return ops.gather(self, index, axis=axis)
+
+    def masked_fill(self, mask: Any, value: Any) -> Tensor:
+        return ops.masked_fill(self, mask, value)
+
+    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+        return ops.clip(self, min=min, max=max)
+
+    clamp = clip
+
+    def exp(self) -> Tensor:
+        return ops.exp(self)
+
+    def log(self) -> Tensor:
+        return ops.log(self)
+
+    def sqrt(self) -> Tensor:
+        return ops.sqrt(self)
+
+    def abs(self) -> Tensor:
+        return ops.abs(self)
+
+    def pow(self, exponent: Any) -> Tensor:
+        return ops.pow(self, exponent)
+
+    def square(self) -> Tensor:
+        return ops.square(self)
+
+    def sin(self) -> Tensor:
+        return ops.sin(self)
+
+    def cos(self) -> Tensor:
+        return ops.cos(self)
+
+    def tanh(self) -> Tensor:
+        return ops.tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return ops.sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return ops.relu(self)
+
+    def softmax(self, axis: Any = -1) -> Tensor:
+        return ops.softmax(self, axis=axis)
+
+    def log_softmax(self, axis: Any = -1) -> Tensor:
+        return ops.log_softmax(self, axis=axis)
+
+    def matmul(self, other: Any) -> Tensor:
+        return ops.matmul(self, other)
+
+
+_OPERANDS = (Tensor, _ndarray, int, float, bool, np.generic, complex)
+
+
+def _operand(other: Any) -> bool:
+    """Whether an operator takes ``other``; if not, Python may ask the other side, then raises TypeError."""
+    return isinstance(other, _OPERANDS) or hasattr(other, "dtype") or isinstance(other, list)
+
+
+def _rebuild(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
+    t = cls.__new__(cls)
+    t.data = array
+    t.requires_grad = requires_grad
+    return t
+
+
+def _is_dtype_name(name: str) -> bool:
+    try:
+        np.dtype(name)
+    except TypeError:
+        return False
+    return True
+
+
+def _ints(values: tuple) -> tuple[int, ...]:
+    """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+
+
+def _plain_index(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(_plain_index(i) for i in index)
+    return index.data if isinstance(index, Tensor) else index
+
+
+def _make_array(data: Any, dtype: Any, backend: Any, device: str | None) -> Any:
+    """An array of ``backend`` from anything array-like; Python floats take the default dtype."""
+    if isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
+        data = [x.detach().numpy() if isinstance(x, Tensor) else x for x in data]
+    if isinstance(data, (_ndarray, np.generic)) or not hasattr(data, "dtype"):
+        array = np.asarray(data)
+        if array.dtype.kind not in "fiubcV":
+            raise TypeError(f"Tensor: cannot make a tensor of {type(data).__name__} with dtype {array.dtype}")
+        if dtype is None and array.dtype == np.float64 and not isinstance(data, (_ndarray, np.generic)):
+            if not _holds_float64(data):
+                dtype = default_dtype()
+        return backend.asarray(array, dtype=dtype)
+    if device is not None or dtype is not None:
+        home = backend if device is not None else backend_of(data)
+        return home.asarray(data, dtype=dtype)
+    return data
+
+
+def _holds_float64(data: Any) -> bool:
+    """Does a nested list contain NumPy float64 values, whose dtype is meant to be kept?"""
+    while isinstance(data, (list, tuple)) and len(data):
+        data = data[0]
+    return isinstance(data, (_ndarray, np.generic)) and data.dtype == np.float64
+
+
+def as_tensor(value: Any, dtype: Any = None) -> Tensor:
+    """``value`` itself if it is a Tensor (of that dtype), else a Tensor of it."""
+    if isinstance(value, Tensor):
+        return value if dtype is None else value.astype(dtype)
+    return Tensor(value, dtype=dtype)
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
+    """A new tensor with a copy of ``data``."""
+    if isinstance(data, (_ndarray, Tensor)):
+        data = data.copy() if isinstance(data, _ndarray) else data.detach().clone()
+    return Tensor(data, requires_grad=requires_grad, dtype=dtype, device=device)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor on the memory of any object that speaks DLPack (PyTorch, CuPy, JAX, ...)."""
+    backend = get_backend()
+    device_type = x.__dlpack_device__()[0]
+    if device_type == 1:
+        return Tensor._from_node(np.from_dlpack(x), None, 0)
+    return Tensor._from_node(backend.xp.from_dlpack(x), None, 0)

@@ -113,8 +113,11 @@ class Tensor(Traced):
         backend = get_backend() if device is None else load(device)
         if isinstance(data, Tensor):
             data = data.data
-        if type(data) is not _ndarray or backend.array_type is not _ndarray or dtype is not None or (
-            data.dtype.kind not in "fiubc"
+        if (
+            type(data) is not _ndarray
+            or backend.array_type is not _ndarray
+            or dtype is not None
+            or (data.dtype.kind not in "fiubc")
         ):
             data = _make_array(data, dtype, backend, device)
         self.data = data
@@ -207,9 +210,7 @@ class Tensor(Traced):
         self.requires_grad = requires_grad
         return self
 
-    def backward(
-        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add the gradient of this tensor with respect to every leaf to that leaf's ``.grad``.
 
         ``gradient`` (same shape) may be left out for a tensor with one element. Saved values are freed on the way
@@ -217,9 +218,7 @@ class Tensor(Traced):
         """
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor does not require a gradient and no operation recorded it")
-        engine.backward(
-            [self], [self._starting_grad(gradient)], retain_graph=retain_graph, create_graph=create_graph
-        )
+        engine.backward([self], [self._starting_grad(gradient)], retain_graph=retain_graph, create_graph=create_graph)
 
     def _starting_grad(self, gradient: Any) -> Tensor:
         if gradient is None:

@@ -250,9 +250,13 @@ class Node:
         inputs = [self.saved[i] for i in range(len(self.edges))]
         out = self.prim.composite(*inputs, **self.params)
         wanted = [a for i, a in enumerate(inputs) if self.needs >> i & 1]
-        outs, gs = ([out], [g]) if not isinstance(out, tuple) else (
-            [o for o, s in zip(out, g) if s is not None and o.requires_grad],
-            [s for o, s in zip(out, g) if s is not None and o.requires_grad],
+        outs, gs = (
+            ([out], [g])
+            if not isinstance(out, tuple)
+            else (
+                [o for o, s in zip(out, g) if s is not None and o.requires_grad],
+                [s for o, s in zip(out, g) if s is not None and o.requires_grad],
+            )
         )
         found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
         return [next(found) if self.needs >> i & 1 else None for i in range(len(inputs))]
@@ -330,7 +334,9 @@ def backward(
     with contextlib.ExitStack() as stack:
         stack.enter_context(enable_grad() if create_graph else no_grad())
         for root, g in zip(roots, grads, strict=True):
-            give((root._node, root._index) if root._node is not None else (root, -1), g if on_tensors else g.data, False)
+            give(
+                (root._node, root._index) if root._node is not None else (root, -1), g if on_tensors else g.data, False
+            )
         while heap:
             _, node = heapq.heappop(heap)
             slots = waiting.pop(node.seq)

@@ -17,9 +17,9 @@ from .transforms import apply_batch
 class Dataset:
     """Base of datasets that are indexed 0 … len-1. A subclass defines ``__len__`` and ``__getitem__(index)``.
 
-    It may also define ``__getitems__(indices)``, which fetches a whole batch at once: it returns a list of samples, as
-    in PyTorch, which the loader then collates, or the finished batch (a tuple, dict or array with the batch axis
-    first), which is the fast way.
+    It may also define ``__getitems__(indices)``, which fetches a whole batch at once: it returns a list of
+    samples, as in PyTorch, which the loader then collates, or the finished batch (a tuple, dict or array with
+    the batch axis first), which is the fast way.
     """
 
     def __len__(self) -> int:
@@ -49,8 +49,8 @@ class ArrayDataset(Dataset):
 
     Args:
         arrays: NumPy arrays or anything ``np.asarray`` takes, Tensors included. They are not copied.
-        transform: applied to rows of the first array. If it has a ``batch(images, streams)`` method, like every
-            transform of :mod:`minidl.data.transforms`, it gets whole batches.
+        transform: applied to rows of the first array. If it has a ``batch(images, streams)`` method, like
+            every transform of :mod:`minidl.data.transforms`, it gets whole batches.
 
     ``dataset[3]`` is a sample: a tuple, or the row itself if there is one array; ``dataset[2:5]`` and
     ``dataset[[2, 4]]`` are batches.
@@ -127,8 +127,8 @@ def random_split(dataset, lengths: Sequence[int | float], generator: Generator |
     """Split a dataset at random into disjoint parts.
 
     Args:
-        lengths: number of samples of each part, or fractions that sum to 1 (rounded down, what is left over going one
-            by one to the first parts, as in PyTorch).
+        lengths: number of samples of each part, or fractions that sum to 1 (rounded down, what is left over
+            going one by one to the first parts, as in PyTorch).
         generator: the source of the permutation; the global generator by default.
 
     Raises:

@@ -63,15 +63,22 @@ class ImageFolder(Dataset):
 
     Attributes:
         classes: names; ``class_to_idx`` gives their numbers.
-        samples: (path, class number) pairs; in a zip file, paths inside of it. ``targets`` has the numbers alone.
+        samples: (path, class number) pairs; in a zip file, paths inside of it. ``targets`` has the numbers
+        alone.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
         CorruptFileError: the zip file or, when it is loaded, an image is damaged; the message names it.
     """
 
-    def __init__(self, root: str | os.PathLike, split: str | None = None, transform: Callable | None = None,
-                 extensions: Sequence[str] = IMAGE_EXTENSIONS, mode: str = "RGB"):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str | None = None,
+        transform: Callable | None = None,
+        extensions: Sequence[str] = IMAGE_EXTENSIONS,
+        mode: str = "RGB",
+    ):
         self.root, self.split, self.mode = Path(root).expanduser(), split, mode
         self.transform = ToArray("CHW") if transform is None else transform
         self._zip: zipfile.ZipFile | None = None
@@ -87,8 +94,10 @@ class ImageFolder(Dataset):
         if not self.classes:
             raise FileNotFoundError(f"no images as CLASS/….png (endings {', '.join(endings)}) in {where}")
         if set(self.classes) <= _SPLITS:
-            raise ValueError(f"the sub-folders of {where} are {self.classes}, which look like splits, not classes; "
-                             f"pass split={self.classes[-1]!r}")
+            raise ValueError(
+                f"the sub-folders of {where} are {self.classes}, which look like splits, not classes; "
+                f"pass split={self.classes[-1]!r}"
+            )
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self.samples = [(path, self.class_to_idx[name]) for name, path in paths]
         self.targets = np.array([target for _, target in self.samples], dtype=np.int64)
@@ -110,7 +119,7 @@ class ImageFolder(Dataset):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 raise CorruptFileError(f"{self.root}: the member {name!r} points outside of the archive")
-            parts = path.parts[len(prefix):]
+            parts = path.parts[len(prefix) :]
             hidden = path.parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
             if path.parts[: len(prefix)] == prefix and len(parts) > 1 and not name.endswith("/") and not hidden:
                 yield parts[0], name
@@ -148,7 +157,8 @@ class ImageFolder(Dataset):
         return apply_one(self.transform, self.image(index), streams), self.samples[index][1]
 
     def load_all(self, threads: int = 2) -> ArrayDataset:
-        """Decode every image once into one uint8 array: a dataset in memory with the same samples and transform.
+        """Decode every image once into one uint8 array: a dataset in memory with the same samples and
+        transform.
 
         Raises:
             ValueError: the images differ in size; the message names one that does.
@@ -159,8 +169,10 @@ class ImageFolder(Dataset):
             for i in indices:
                 image = self.image(i)
                 if image.shape != images.shape[1:]:
-                    raise ValueError(f"load_all needs images of one size: {self.samples[i][0]} is {image.shape}, "
-                                     f"{self.samples[0][0]} is {images.shape[1:]}")
+                    raise ValueError(
+                        f"load_all needs images of one size: {self.samples[i][0]} is {image.shape}, "
+                        f"{self.samples[0][0]} is {images.shape[1:]}"
+                    )
                 images[i] = image
 
         with ThreadPoolExecutor(threads) as pool:

@@ -26,8 +26,8 @@ _ORDER, _SAMPLES, _BATCHES = 0, 1, 2
 def collate(samples: list):
     """Stack samples into a batch with the batch axis first.
 
-    Arrays and Tensors of equal shape are stacked, ints become int64, floats float32 and bools bool arrays; strings
-    and bytes stay lists; tuples, lists and dicts are collated element by element.
+    Arrays and Tensors of equal shape are stacked, ints become int64, floats float32 and bools bool arrays;
+    strings and bytes stay lists; tuples, lists and dicts are collated element by element.
 
     Raises:
         ValueError: shapes, lengths or keys differ; the message says which.
@@ -43,8 +43,10 @@ def collate(samples: list):
     if isinstance(first, (tuple, list)):
         lengths = {len(sample) for sample in samples}
         if len(lengths) > 1:
-            raise ValueError(f"collate: samples of different lengths {sorted(lengths)}; pad them (pad_sequences) in a "
-                             "collate_fn of your own")
+            raise ValueError(
+                f"collate: samples of different lengths {sorted(lengths)}; pad them (pad_sequences) in a "
+                "collate_fn of your own"
+            )
         fields = [collate(list(field)) for field in zip(*samples, strict=True)]
         if isinstance(first, list):
             return fields
@@ -59,11 +61,15 @@ def collate(samples: list):
         arrays = [np.asarray(sample) for sample in samples]
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
-            raise ValueError(f"collate: cannot stack samples of different shapes {sorted(shapes)}; make them equal "
-                             "(Resize, CenterCrop, pad_sequences) or give a collate_fn of your own")
+            raise ValueError(
+                f"collate: cannot stack samples of different shapes {sorted(shapes)}; make them equal "
+                "(Resize, CenterCrop, pad_sequences) or give a collate_fn of your own"
+            )
         return np.stack(arrays)
-    raise TypeError(f"collate: cannot batch {type(first).__name__}; samples are made of arrays, numbers, strings, "
-                    "tuples, lists and dicts")
+    raise TypeError(
+        f"collate: cannot batch {type(first).__name__}; samples are made of arrays, numbers, strings, "
+        "tuples, lists and dicts"
+    )
 
 
 class _Fetcher:
@@ -128,41 +134,60 @@ class DataLoader:
             :class:`~minidl.data.Dataset`).
         batch_size, shuffle, drop_last: as in PyTorch.
         sampler: gives the indices, in place of ``shuffle``.
-        batch_sampler: gives lists of indices, in place of ``batch_size``, ``shuffle``, ``sampler`` and ``drop_last``.
-        collate_fn: makes a batch of a list of samples, in place of :func:`collate`. With one, samples are always
-            fetched one by one.
+        batch_sampler: gives lists of indices, in place of ``batch_size``, ``shuffle``, ``sampler`` and
+        ``drop_last``.
+        collate_fn: makes a batch of a list of samples, in place of :func:`collate`. With one, samples are
+            always fetched one by one.
         batch_transform: ``f(batch, rng)``, applied to each finished batch, for example
             :class:`~minidl.data.transforms.MixUp`; ``rng`` is a Generator of its own for each batch.
         num_workers: threads or processes that load ahead. 0 loads in the calling thread.
-        worker_type: "thread" suits work that NumPy or Pillow do, which release the interpreter lock; "process" suits
-            Python code. Processes live for one iteration and get the dataset as ``mp_context`` starts them.
+        worker_type: "thread" suits work that NumPy or Pillow do, which release the interpreter lock;
+            "process" suits Python code. Processes live for one iteration and get the dataset as
+            ``mp_context`` starts them.
         prefetch_factor: batches loaded ahead by each worker.
         seed: decides order and augmentation, with the epoch. By default it is derived from the global seed
             (``minidl.manual_seed``), without drawing from the global generator.
         generator: draw the seed from this generator instead.
-        mp_context: name of a start method ("fork", "spawn", "forkserver") or a multiprocessing context; Python's
-            default if None.
+        mp_context: name of a start method ("fork", "spawn", "forkserver") or a multiprocessing context;
+            Python's default if None.
 
-    What is loaded is a function of (seed, epoch, order of the indices) alone: neither the number nor the kind of
-    workers, nor how samples are batched, changes a sample's augmentation. A sample drawn several times in an epoch is
-    augmented differently each time.
+    What is loaded is a function of (seed, epoch, order of the indices) alone: neither the number nor the kind
+    of workers, nor how samples are batched, changes a sample's augmentation. A sample drawn several times in
+    an epoch is augmented differently each time.
 
-    ``state_dict()`` names the epoch and the number of batches taken from it, and a loader with that state goes on with
-    the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all workers; the next
-    iteration is a new epoch. An exception in a worker is raised here with its own traceback and a note of the samples.
+    ``state_dict()`` names the epoch and the number of batches taken from it, and a loader with that state
+    goes on with the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all
+    workers; the next iteration is a new epoch. An exception in a worker is raised here with its own traceback
+    and a note of the samples.
     """
 
-    def __init__(self, dataset, batch_size: int = 1, shuffle: bool = False, *, sampler=None, batch_sampler=None,
-                 drop_last: bool = False, collate_fn: Callable | None = None, batch_transform: Callable | None = None,
-                 num_workers: int = 0, worker_type: str = "thread", prefetch_factor: int = 2, seed: int | None = None,
-                 generator: Generator | None = None, mp_context=None):
+    def __init__(
+        self,
+        dataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        sampler=None,
+        batch_sampler=None,
+        drop_last: bool = False,
+        collate_fn: Callable | None = None,
+        batch_transform: Callable | None = None,
+        num_workers: int = 0,
+        worker_type: str = "thread",
+        prefetch_factor: int = 2,
+        seed: int | None = None,
+        generator: Generator | None = None,
+        mp_context=None,
+    ):
         if batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last):
             raise ValueError("DataLoader: batch_sampler excludes batch_size, shuffle, sampler and drop_last")
         if sampler is not None and shuffle:
             raise ValueError("DataLoader: sampler excludes shuffle")
         if num_workers < 0 or prefetch_factor < 1:
-            raise ValueError(f"DataLoader: num_workers must be at least 0 and prefetch_factor at least 1, got "
-                             f"{num_workers} and {prefetch_factor}")
+            raise ValueError(
+                f"DataLoader: num_workers must be at least 0 and prefetch_factor at least 1, got "
+                f"{num_workers} and {prefetch_factor}"
+            )
         if worker_type not in ("thread", "process"):
             raise ValueError(f"DataLoader: worker_type must be 'thread' or 'process', got {worker_type!r}")
         if seed is not None and generator is not None:
@@ -198,8 +223,13 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Seed, epoch, batches taken from it, and what the order depends on: plain integers."""
-        return {"seed": self.seed, "epoch": self._epoch, "position": self._position,
-                "num_samples": len(self.dataset), "num_batches": len(self)}
+        return {
+            "seed": self.seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "num_samples": len(self.dataset),
+            "num_batches": len(self),
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where ``state`` was taken: the next iteration gives the batches that remained of its epoch.
@@ -209,8 +239,10 @@ class DataLoader:
         """
         for key in ("num_samples", "num_batches"):
             if state[key] != self.state_dict()[key]:
-                raise ValueError(f"DataLoader: the state has {key} {state[key]}, this loader {self.state_dict()[key]}; "
-                                 "dataset and batch size must be those it was saved with")
+                raise ValueError(
+                    f"DataLoader: the state has {key} {state[key]}, this loader {self.state_dict()[key]}; "
+                    "dataset and batch size must be those it was saved with"
+                )
         self.seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
         self._under_way = False
 

@@ -1,8 +1,8 @@
 """Random streams for samples: what makes augmentation independent of workers and of batch composition.
 
-Every sample has its own stream, a pure function of (seed, epoch, sample index). While the loader fetches samples,
-their streams are the *current* ones: a random transform finds its stream there, whichever thread or process it
-runs in, so a dataset's ``__getitem__(index)`` needs no extra argument.
+Every sample has its own stream, a pure function of (seed, epoch, sample index). While the loader fetches
+samples, their streams are the *current* ones: a random transform finds its stream there, whichever thread or
+process it runs in, so a dataset's ``__getitem__(index)`` needs no extra argument.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class SampleStreams:
         return SampleStreams(self.generator.fold_in(*ints), self.keys)
 
     def uniform(self, k: int) -> np.ndarray:
-        """(len(self), k) float32 numbers in [0, 1). The same ones at every call: fold in a number for others."""
+        """(len(self), k) float32 numbers in [0, 1). The same ones at every call: fold in a number for
+        others."""
         return fold_in_uniform(self.generator, self.keys, k)
 
     def one(self, i: int) -> SampleStreams:
@@ -43,8 +44,10 @@ class SampleStreams:
     def single(self) -> Generator:
         """The generator of a batch of one; successive draws from it go on along its stream."""
         if len(self) != 1:
-            raise RuntimeError(f"a batch of {len(self)} samples has no single random stream; "
-                               "use minidl.data.sample_streams(n) inside __getitems__")
+            raise RuntimeError(
+                f"a batch of {len(self)} samples has no single random stream; "
+                "use minidl.data.sample_streams(n) inside __getitems__"
+            )
         if self._first is None:
             self._first = self.generator.fold_in(int(self.keys[0]))
         return self._first
@@ -67,8 +70,8 @@ def current_streams() -> SampleStreams | None:
 def sample_rng() -> Generator:
     """The generator of the sample being loaded; outside of a loader, the global one.
 
-    For a transform or a ``__getitem__`` of your own: ``minidl.data.sample_rng().normal(image.shape)`` is the same
-    noise for the same seed, epoch and sample, whatever the number of workers.
+    For a transform or a ``__getitem__`` of your own: ``minidl.data.sample_rng().normal(image.shape)`` is the
+    same noise for the same seed, epoch and sample, whatever the number of workers.
     """
     streams = _current.get()
     return default_generator() if streams is None else streams.single()
@@ -80,7 +83,8 @@ def derive(generator: Generator) -> Generator:
 
 
 def sample_streams(n: int) -> SampleStreams:
-    """Streams for a batch of ``n`` samples: the current ones if they are n, else new ones off :func:`sample_rng`."""
+    """Streams for a batch of ``n`` samples: the current ones if they are n, else new ones off
+    :func:`sample_rng`."""
     streams = _current.get()
     if streams is not None and len(streams) == n:
         return streams

@@ -1,9 +1,9 @@
 """Samplers: in which order samples are taken.
 
-A sampler is an iterable of sample indices with a length; a batch sampler, of lists of indices. A random one is a pure
-function of the seed and the epoch: before each epoch the loader hands it that epoch's generator, which is what makes a
-run resumable. A sampler of your own is resumable if it takes its random numbers from ``self.stream()`` (subclass
-:class:`Sampler`) or gives the same order each time.
+A sampler is an iterable of sample indices with a length; a batch sampler, of lists of indices. A random one
+is a pure function of the seed and the epoch: before each epoch the loader hands it that epoch's generator,
+which is what makes a run resumable. A sampler of your own is resumable if it takes its random numbers from
+``self.stream()`` (subclass :class:`Sampler`) or gives the same order each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Sampler:
         self.generator = generator
 
     def stream(self) -> Generator:
-        """The generator for a pass: a function of the epoch's, or a new one off the global one where no loader is."""
+        """The generator for a pass: a function of the epoch's, or a new one off the global one where no
+        loader is."""
         return derive(sample_rng()) if self.generator is None else self.generator.fold_in(0)
 
     def __iter__(self) -> Iterator[int]:
@@ -55,8 +56,8 @@ class RandomSampler(Sampler):
 
     Args:
         replacement: draw each index independently.
-        num_samples: samples in an epoch; by default as many as the dataset has. Without replacement it must not exceed
-            that number.
+        num_samples: samples in an epoch; by default as many as the dataset has. Without replacement it must
+            not exceed that number.
     """
 
     def __init__(self, dataset, replacement: bool = False, num_samples: int | None = None):
@@ -96,8 +97,8 @@ class WeightedRandomSampler(Sampler):
     Args:
         weights: one non-negative number for each sample.
         num_samples: draws in an epoch.
-        replacement: if False, no index is drawn twice: successive sampling, by the exponential keys of Efraimidis and
-            Spirakis (2006).
+        replacement: if False, no index is drawn twice: successive sampling, by the exponential keys of
+            Efraimidis and Spirakis (2006).
     """
 
     def __init__(self, weights: Sequence[float], num_samples: int, replacement: bool = True):
@@ -107,8 +108,10 @@ class WeightedRandomSampler(Sampler):
         if self.weights.ndim != 1 or not np.all(np.isfinite(self.weights)) or np.any(self.weights < 0) or not positive:
             raise ValueError("WeightedRandomSampler: weights must be one-dimensional, finite, not negative, not all 0")
         if not replacement and num_samples > positive:
-            raise ValueError(f"WeightedRandomSampler: cannot draw {num_samples} of {positive} samples of positive "
-                             "weight without replacement")
+            raise ValueError(
+                f"WeightedRandomSampler: cannot draw {num_samples} of {positive} samples of positive "
+                "weight without replacement"
+            )
 
     def __iter__(self):
         if self.replacement:
@@ -155,10 +158,12 @@ class BatchSampler(Sampler):
 
 
 class ContiguousBatchSampler(Sampler):
-    """Batches for truncated back-propagation through time: row b of a batch goes on where row b of the last one ended.
+    """Batches for truncated back-propagation through time: row b of a batch goes on where row b of the last
+    one ended.
 
-    The ``len(dataset)`` successive windows (``TextWindows`` with its default stride) are cut into ``batch_size`` runs
-    of equal length; batch k holds the k-th window of each run. Windows left over at the end are dropped.
+    The ``len(dataset)`` successive windows (``TextWindows`` with its default stride) are cut into
+    ``batch_size`` runs of equal length; batch k holds the k-th window of each run. Windows left over at the
+    end are dropped.
     """
 
     def __init__(self, dataset, batch_size: int):

@@ -72,8 +72,14 @@ def atomic_write(path: str | os.PathLike):
         raise
 
 
-def download(urls: str | tuple[str, ...], path: str | os.PathLike, *, sha256: str | None = None,
-             md5: str | None = None, timeout: float = 30.0) -> Path:
+def download(
+    urls: str | tuple[str, ...],
+    path: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    timeout: float = 30.0,
+) -> Path:
     """Fetch a file from the first of ``urls`` that gives it, check it, and put it at ``path``.
 
     The file appears under its name only when complete and checked. A server that cannot be reached, cuts the
@@ -108,5 +114,6 @@ def _copy_checked(response, file, expected: dict[str, str]) -> None:
         raise CorruptFileError(f"the transfer ended after {received} of {length} bytes")
     for name, digest in digests.items():
         if digest.hexdigest() != expected[name]:
-            raise CorruptFileError(f"wrong {name}: got {digest.hexdigest()}, expected {expected[name]} "
-                                   f"({received} bytes received)")
+            raise CorruptFileError(
+                f"wrong {name}: got {digest.hexdigest()}, expected {expected[name]} ({received} bytes received)"
+            )

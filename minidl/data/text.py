@@ -55,8 +55,10 @@ class CharTokenizer:
         try:
             return np.fromiter((self._ids[char] for char in text), np.int64, len(text))
         except KeyError as error:
-            raise ValueError(f"CharTokenizer: unknown character {error.args[0]!r} at position "
-                             f"{text.index(error.args[0])}; {self.vocab_size} characters are known") from None
+            raise ValueError(
+                f"CharTokenizer: unknown character {error.args[0]!r} at position "
+                f"{text.index(error.args[0])}; {self.vocab_size} characters are known"
+            ) from None
 
     def decode(self, tokens: Iterable[int]) -> str:
         tokens = np.asarray(tokens).tolist()
@@ -86,19 +88,32 @@ class BPETokenizer:
         self.tokenizer = tokenizer
 
     @classmethod
-    def train(cls, texts: str | Iterable[str], vocab_size: int = 1024, *, special_tokens: Sequence[str] = (),
-              min_frequency: int = 2) -> BPETokenizer:
-        """Learn up to ``vocab_size`` tokens, at least 256 bytes and the special tokens, from one or more texts."""
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int = 1024,
+        *,
+        special_tokens: Sequence[str] = (),
+        min_frequency: int = 2,
+    ) -> BPETokenizer:
+        """Learn up to ``vocab_size`` tokens, at least 256 bytes and the special tokens, from one or more
+        texts."""
         library = _tokenizers()
         if vocab_size < 256 + len(special_tokens):
-            raise ValueError(f"BPETokenizer: vocab_size must be at least 256 bytes + {len(special_tokens)} special "
-                             f"tokens, got {vocab_size}")
+            raise ValueError(
+                f"BPETokenizer: vocab_size must be at least 256 bytes + {len(special_tokens)} special "
+                f"tokens, got {vocab_size}"
+            )
         tokenizer = library.Tokenizer(library.models.BPE())
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = library.decoders.ByteLevel()
         trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(special_tokens),
-            initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=list(special_tokens),
+            initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
         tokenizer.train_from_iterator([texts] if isinstance(texts, str) else texts, trainer)
         return cls(tokenizer)
 
@@ -150,11 +165,19 @@ class Vocab:
 
     Args:
         tokens: the words in number order, without the special ones. Mostly made by :meth:`build`.
-        pad, unk, bos, eos: the special tokens; None leaves one out. Without ``unk``, an unknown word is an error.
+        pad, unk, bos, eos: the special tokens; None leaves one out. Without ``unk``, an unknown word is an
+        error.
     """
 
-    def __init__(self, tokens: Sequence[str], *, pad: str | None = "<pad>", unk: str | None = "<unk>",
-                 bos: str | None = "<bos>", eos: str | None = "<eos>"):
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        *,
+        pad: str | None = "<pad>",
+        unk: str | None = "<unk>",
+        bos: str | None = "<bos>",
+        eos: str | None = "<eos>",
+    ):
         self.specials = {"pad": pad, "unk": unk, "bos": bos, "eos": eos}
         special = [token for token in self.specials.values() if token is not None]
         self.tokens = [*special, *tokens]
@@ -163,8 +186,9 @@ class Vocab:
             raise ValueError("Vocab: a token occurs twice, or equals a special one")
 
     @classmethod
-    def build(cls, sentences: Iterable[Iterable[str]], *, min_freq: int = 1, max_size: int | None = None,
-              **specials) -> Vocab:
+    def build(
+        cls, sentences: Iterable[Iterable[str]], *, min_freq: int = 1, max_size: int | None = None, **specials
+    ) -> Vocab:
         """Count the words of tokenized sentences and keep those that occur ``min_freq`` times or more.
 
         ``max_size`` limits the number of words, special tokens not counted.
@@ -172,7 +196,9 @@ class Vocab:
         counts = Counter(token for sentence in sentences for token in sentence)
         for special in cls((), **specials).tokens:
             counts.pop(special, None)
-        ordered = sorted((token for token, n in counts.items() if n >= min_freq), key=lambda token: (-counts[token], token))
+        ordered = sorted(
+            (token for token, n in counts.items() if n >= min_freq), key=lambda token: (-counts[token], token)
+        )
         return cls(ordered[:max_size], **specials)
 
     def __len__(self) -> int:
@@ -232,8 +258,11 @@ class Vocab:
     def load(cls, path: str | os.PathLike) -> Vocab:
         content = _load_json(path, "minidl.Vocab", "tokens")
         specials = content.get("specials")
-        if (not isinstance(specials, dict) or specials.keys() != {"pad", "unk", "bos", "eos"}
-                or not all(token is None or isinstance(token, str) for token in specials.values())):
+        if (
+            not isinstance(specials, dict)
+            or specials.keys() != {"pad", "unk", "bos", "eos"}
+            or not all(token is None or isinstance(token, str) for token in specials.values())
+        ):
             raise CorruptFileError(f"{path}: 'specials' must name pad, unk, bos and eos")
         try:
             return cls(content["tokens"], **specials)
@@ -241,8 +270,15 @@ class Vocab:
             raise CorruptFileError(f"{path}: {error}") from error
 
 
-def pad_sequences(sequences: Sequence, maxlen: int | None = None, value: float = 0, *, padding: str = "post",
-                  truncating: str = "post", dtype=None) -> np.ndarray:
+def pad_sequences(
+    sequences: Sequence,
+    maxlen: int | None = None,
+    value: float = 0,
+    *,
+    padding: str = "post",
+    truncating: str = "post",
+    dtype=None,
+) -> np.ndarray:
     """Sequences of different lengths as one (N, T, …) array, filled up with ``value``.
 
     Args:
@@ -258,8 +294,10 @@ def pad_sequences(sequences: Sequence, maxlen: int | None = None, value: float =
     filled = [array for array in arrays if array.size] or [np.zeros(0, np.int64)]
     trailing = {array.shape[1:] for array in filled}
     if len(trailing) > 1 or any(array.ndim == 0 for array in arrays):
-        raise ValueError(f"pad_sequences: sequences must be alike but for their length, got shapes "
-                         f"{sorted({array.shape for array in arrays})}")
+        raise ValueError(
+            f"pad_sequences: sequences must be alike but for their length, got shapes "
+            f"{sorted({array.shape for array in arrays})}"
+        )
     length = max((len(array) for array in arrays), default=0) if maxlen is None else maxlen
     result = np.full((len(arrays), length, *trailing.pop()), value, dtype or np.result_type(*filled))
     for row, array in zip(result, arrays, strict=True):
@@ -271,30 +309,34 @@ def pad_sequences(sequences: Sequence, maxlen: int | None = None, value: float =
 
 
 class TextWindows(Dataset):
-    """Windows of ``length`` tokens and, as targets, the tokens that come next: pairs of (length,) int64 arrays.
+    """Windows of ``length`` tokens and, as targets, the tokens that come next: pairs of (length,) int64
+    arrays.
 
     Args:
         tokens: one-dimensional integer array.
         length: tokens in a window.
-        stride: from one window's start to the next one's. The default, ``length``, cuts the text into successive
-            windows; 1 gives every window there is.
+        stride: from one window's start to the next one's. The default, ``length``, cuts the text into
+            successive windows; 1 gives every window there is.
 
-    For windows at random places, as nanoGPT draws them, take stride 1 and
-    ``sampler=RandomSampler(windows, replacement=True, num_samples=steps * batch_size)``; for truncated back-propagation
-    through time, the default stride and ``batch_sampler=ContiguousBatchSampler(windows, batch_size)``.
+    For windows at random places, as nanoGPT draws them, take stride 1 and ``sampler=RandomSampler(windows,
+    replacement=True, num_samples=steps * batch_size)``; for truncated back-propagation through time, the
+    default stride and ``batch_sampler=ContiguousBatchSampler(windows, batch_size)``.
     """
 
     def __init__(self, tokens, length: int, stride: int | None = None):
         self.tokens = np.asarray(tokens)
         self.length, self.stride = length, length if stride is None else stride
         if self.tokens.ndim != 1 or not np.issubdtype(self.tokens.dtype, np.integer):
-            raise ValueError(f"TextWindows: tokens must be a one-dimensional integer array, got {self.tokens.dtype} "
-                             f"of shape {self.tokens.shape}")
+            raise ValueError(
+                f"TextWindows: tokens must be a one-dimensional integer array, got {self.tokens.dtype} "
+                f"of shape {self.tokens.shape}"
+            )
         if self.length < 1 or self.stride < 1:
             raise ValueError(f"TextWindows: length and stride must be positive, got {length} and {stride}")
         if len(self.tokens) <= length:
-            raise ValueError(f"TextWindows: {len(self.tokens)} tokens are too few for a window of {length} and its "
-                             "next token")
+            raise ValueError(
+                f"TextWindows: {len(self.tokens)} tokens are too few for a window of {length} and its next token"
+            )
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.length - 1) // self.stride + 1

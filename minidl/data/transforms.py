@@ -1,17 +1,18 @@
 """Image transforms, for one image or a whole batch.
 
-**Images** are arrays of shape (C, H, W), uint8 in 0…255 or floating point in [0, 1]; batches are (N, C, H, W). Transforms
-keep the dtype, except for `ToArray` and `Normalize`, which give float32. `transform(image)` also takes a Pillow image
-or, in `ToArray`, an (H, W, C) or (H, W) array. While a pipeline is uint8 it moves a quarter of the bytes: put `ToArray` or
-`Normalize` (which scales uint8 by itself) last, and what must come after normalization (`Cutout` with its 0) behind.
+**Images** are arrays of shape (C, H, W), uint8 in 0…255 or floating point in [0, 1]; batches are (N, C, H,
+W). Transforms keep the dtype, except for `ToArray` and `Normalize`, which give float32. `transform(image)`
+also takes a Pillow image or, in `ToArray`, an (H, W, C) or (H, W) array. While a pipeline is uint8 it moves a
+quarter of the bytes: put `ToArray` or `Normalize` (which scales uint8 by itself) last, and what must come
+after normalization (`Cutout` with its 0) behind.
 
 **Randomness**: ``transform(image, rng)`` uses the given :class:`minidl.random.Generator`. Without one it uses
 :func:`minidl.data.sample_rng`: in a loader the sample's own stream, elsewhere the global generator.
-``transform.batch(images, streams)`` takes one stream for each image (:class:`minidl.data.SampleStreams`) and works on
-all of them at once; image i comes out the same whatever else is in the batch.
+``transform.batch(images, streams)`` takes one stream for each image (:class:`minidl.data.SampleStreams`) and
+works on all of them at once; image i comes out the same whatever else is in the batch.
 
-A transform of your own is any function of one image; where it needs random numbers it asks ``sample_rng()``. With a
-method ``batch(images, streams)`` as well, it is used on whole batches.
+A transform of your own is any function of one image; where it needs random numbers it asks ``sample_rng()``.
+With a method ``batch(images, streams)`` as well, it is used on whole batches.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .rng import SampleStreams, derive, sample_rng, sample_streams, use_streams
 
 
 def apply_batch(transform: Callable, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
-    """Apply a transform to every image: all at once if it can, else one by one, each with its stream current."""
+    """Apply a transform to every image: all at once if it can, else one by one, its stream being current."""
     if hasattr(transform, "batch"):
         return transform.batch(images, streams)
     results = []
@@ -38,7 +39,7 @@ def apply_batch(transform: Callable, images: np.ndarray, streams: SampleStreams)
 
 
 def apply_one(transform: Callable, image, streams: SampleStreams | None = None) -> np.ndarray:
-    """Apply a transform to one image with the same result as in any batch. ``streams`` is that of the one sample."""
+    """Apply a transform to one image, with its own stream, to the same result as in any batch."""
     streams = sample_streams(1) if streams is None else streams
     if hasattr(transform, "one"):
         return transform.one(image, streams)
@@ -131,8 +132,8 @@ class ToArray(Transform):
     """Pillow image or array to a (C, H, W) float32 array; uint8 is scaled to [0, 1].
 
     Args:
-        layout: "HWC" or "CHW", of arrays. None decides by where the 1, 3 or 4 channels can be, and refuses an array
-            that could be either.
+        layout: "HWC" or "CHW", of arrays. None decides by where the 1, 3 or 4 channels can be, and refuses an
+            array that could be either.
     """
 
     def __init__(self, layout: str | None = None):
@@ -151,8 +152,10 @@ class ToArray(Transform):
         if layout is None:
             first, last = images.shape[1] in (1, 3, 4), images.shape[3] in (1, 3, 4)
             if first == last:
-                raise ValueError(f"ToArray: cannot tell the layout of images of shape {images.shape[1:]}; "
-                                 "pass layout='HWC' or layout='CHW'")
+                raise ValueError(
+                    f"ToArray: cannot tell the layout of images of shape {images.shape[1:]}; "
+                    "pass layout='HWC' or layout='CHW'"
+                )
             layout = "CHW" if first else "HWC"
         return self._scale(images if layout == "CHW" else images.transpose(0, 3, 1, 2))
 
@@ -248,18 +251,17 @@ class RandomCrop(Transform):
 
 
 @lru_cache(maxsize=256)
-def _resampling(n: int, start: float, length: float, out: int) -> np.ndarray:
-    """(out, n) matrix that resamples ``n`` pixels, of which [start, start + length) are wanted, to ``out``.
+def _resampling(n: int, out: int) -> np.ndarray:
+    """(out, n) matrix that resamples ``n`` pixels to ``out``.
 
-    A triangle (bilinear) filter, widened by the factor of reduction so that a smaller picture does not alias: Pillow's
-    and torchvision's definition.
+    A triangle (bilinear) filter, widened by the factor of reduction so that a smaller picture does not alias:
+    Pillow's and torchvision's definition.
     """
-    scale = length / out
+    scale = n / out
     width = max(scale, 1.0)
-    centers = start + (np.arange(out) + 0.5) * scale
+    centers = (np.arange(out) + 0.5) * scale
     pixels = np.arange(n) + 0.5
-    inside = (pixels > start) & (pixels < start + length)
-    weights = np.maximum(1 - np.abs(pixels - centers[:, None]) / width, 0) * inside
+    weights = np.maximum(1 - np.abs(pixels - centers[:, None]) / width, 0)
     matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     matrix.flags.writeable = False
     return matrix
@@ -271,14 +273,14 @@ def _resize(images: np.ndarray, size: tuple[int, int], box: tuple[int, int, int,
     top, left, h, w = box or (0, 0, height, width)
     if box is None and size == (height, width):
         return images
-    vertical = _resampling(h, 0, h, size[0])
-    horizontal = _resampling(w, 0, w, size[1])
+    vertical = _resampling(h, size[0])
+    horizontal = _resampling(w, size[1])
     part = _compute(images[..., top : top + h, left : left + w], "Resize")
     return _restore(vertical @ part @ horizontal.T, images.dtype)
 
 
 class Resize(Transform):
-    """Resamples to ``size`` (bilinear, anti-aliased). An integer is the length of the shorter side, as in torchvision."""
+    """Resamples to ``size`` (bilinear, anti-aliased); an integer is the length of the shorter side."""
 
     def __init__(self, size: int | Sequence[int]):
         self.size = int(size) if isinstance(size, (int, np.integer)) else _pair(size, "Resize")
@@ -295,9 +297,10 @@ class Resize(Transform):
 
 
 def _random_boxes(u: np.ndarray, height: int, width: int, scale, ratio) -> tuple[np.ndarray, np.ndarray]:
-    """A random box (top, left, h, w) for each row of ``u``, (N, 22) uniform numbers, and whether one was found.
+    """A random box (top, left, h, w) for each row of ``u``, (N, 22) uniform, and whether one was found.
 
-    Area is uniform in ``scale`` times the image, log aspect ratio uniform in ``ratio``; the first of ten draws that fits.
+    Area is uniform in ``scale`` times the image, log aspect ratio uniform in ``ratio``; the first of ten
+    draws that fits.
     """
     area = height * width * (scale[0] + u[:, 0:10] * (scale[1] - scale[0]))
     aspect = np.exp(np.log(ratio[0]) + u[:, 10:20] * (np.log(ratio[1]) - np.log(ratio[0])))
@@ -313,15 +316,21 @@ def _random_boxes(u: np.ndarray, height: int, width: int, scale, ratio) -> tuple
 
 def _check_ranges(scale, ratio, name):
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"{name}: scale and ratio must be (low, high) with 0 < low <= high, and scale <= 1; "
-                         f"got {scale} and {ratio}")
+        raise ValueError(
+            f"{name}: scale and ratio must be (low, high) with 0 < low <= high, and scale <= 1; got {scale} and {ratio}"
+        )
 
 
 class RandomResizedCrop(Transform):
-    """A random part of the image, of random area and aspect ratio, resampled to ``size``: the Inception crop."""
+    """A random part of the image, of random area and aspect ratio, resampled to ``size``: the Inception
+    crop."""
 
-    def __init__(self, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1.0),
-                 ratio: Sequence[float] = (3 / 4, 4 / 3)):
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+    ):
         self.size, self.scale, self.ratio = _pair(size, "RandomResizedCrop"), tuple(scale), tuple(ratio)
         _check_ranges(self.scale, self.ratio, "RandomResizedCrop")
 
@@ -427,7 +436,8 @@ def _shift_hue(rgb: np.ndarray, shift: np.ndarray) -> np.ndarray:
 class Cutout(Transform):
     """Sets a square of side ``size`` at a random place to ``fill`` (DeVries and Taylor, 2017).
 
-    The centre is any pixel, so part of the square may lie outside. Put it behind `Normalize` to fill with the mean.
+    The centre is any pixel, so part of the square may lie outside. Put it behind `Normalize` to fill with the
+    mean.
     """
 
     def __init__(self, size: int, fill: float = 0):
@@ -444,9 +454,19 @@ class Cutout(Transform):
 class RandomErasing(Transform):
     """With probability ``p`` sets a random rectangle to ``value`` (Zhong et al., 2017)."""
 
-    def __init__(self, p: float = 0.5, scale: Sequence[float] = (0.02, 0.33), ratio: Sequence[float] = (0.3, 3.3),
-                 value: float = 0):
-        self.p, self.scale, self.ratio, self.value = _probability(p, "RandomErasing"), tuple(scale), tuple(ratio), value
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float = 0,
+    ):
+        self.p, self.scale, self.ratio, self.value = (
+            _probability(p, "RandomErasing"),
+            tuple(scale),
+            tuple(ratio),
+            value,
+        )
         _check_ranges(self.scale, self.ratio, "RandomErasing")
 
     def batch(self, images, streams):
@@ -469,8 +489,9 @@ def _box_mask(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 class MixUp:
     """Blends each image with another of its batch, and their labels likewise (Zhang et al., 2018).
 
-    For ``DataLoader(batch_transform=MixUp(10))``. Takes a batch (images, labels) of floating-point images (so after
-    `ToArray` or `Normalize`) and integer or already soft labels; gives (images, soft labels of shape (N, num_classes)).
+    For ``DataLoader(batch_transform=MixUp(10))``. Takes a batch (images, labels) of floating-point images (so
+    after `ToArray` or `Normalize`) and integer or already soft labels; gives (images, soft labels of shape
+    (N, num_classes)).
 
     Args:
         num_classes: number of classes.
@@ -488,7 +509,9 @@ class MixUp:
         images, labels = batch
         name = type(self).__name__
         if not np.issubdtype(images.dtype, np.floating):
-            raise TypeError(f"{name}: expected floating-point images, got {images.dtype}; put ToArray or Normalize first")
+            raise TypeError(
+                f"{name}: expected floating-point images, got {images.dtype}; put ToArray or Normalize first"
+            )
         rng = sample_rng() if rng is None else rng
         # The inverse of the distribution function, because the generator has no Beta draws of its own.
         weight = float(betaincinv(self.alpha, self.alpha, float(rng.uniform(dtype=np.float64))))
@@ -529,8 +552,10 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == num_classes and np.issubdtype(labels.dtype, np.floating):
         return labels.astype(np.float32, copy=False)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"expected integer labels of shape (N,) or soft ones of shape (N, {num_classes}), "
-                         f"got {labels.dtype} of shape {labels.shape}")
+        raise ValueError(
+            f"expected integer labels of shape (N,) or soft ones of shape (N, {num_classes}), "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(f"labels must be in 0…{num_classes - 1}, got {labels.min()}…{labels.max()}")
     result = np.zeros((len(labels), num_classes), np.float32)

@@ -65,7 +65,14 @@ class Primitive:
     #: set by :mod:`minidl.tensor`: how a call with Tensors among its inputs is computed and recorded
     record: Callable[[Primitive, tuple, dict], Any]
 
-    def __init__(self, reference: Callable[..., Any], name: str, promote: str | None, differentiable: bool) -> None:
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        name: str,
+        promote: str | None,
+        differentiable: bool,
+        donated: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.reference = reference
         self.promote = promote
@@ -80,6 +87,7 @@ class Primitive:
         self.variadic = next((p.name for p in kinds if p.kind is p.VAR_POSITIONAL), None)
         self.defaults = {p.name: p.default for p in kinds if p.kind is p.KEYWORD_ONLY}
         self.params = list(self.defaults)
+        self.donated = donated
         self.rules: dict[int, Rule] = {}
         self.joint: Rule | None = None
         self.composite: Callable[..., Any] | None = None
@@ -197,17 +205,19 @@ def primitive(
     name: str | None = None,
     promote: str | None = None,
     differentiable: bool = True,
+    donated: tuple[str, ...] = (),
 ) -> Any:
     """Decorator that makes a reference function a primitive, called ``name`` (default: the function's own name).
 
     ``promote`` says how inputs of different dtypes are brought together before the call: ``"same"`` to their common
     dtype, ``"float"`` likewise and to a floating-point one (the default dtype for integers), ``None`` not at all.
     Python scalars are weak (NEP 50): they take the arrays' dtype. ``differentiable=False`` is for comparisons,
-    argmax and the like.
+    argmax and the like. ``donated`` names inputs that a kernel (never the reference) may overwrite and return: the
+    caller must go on with what is returned.
     """
 
     def make(f: Callable[..., Any]) -> Primitive:
-        p = Primitive(f, name or f.__name__, promote, differentiable)
+        p = Primitive(f, name or f.__name__, promote, differentiable, donated)
         if p.name in primitives:
             raise ValueError(f"a primitive called {p.name!r} exists already")
         primitives[p.name] = p
@@ -222,9 +232,7 @@ def _place(arrays: Any) -> tuple[Any, Any]:
         if type(a) is not np.ndarray and hasattr(a, "dtype") and not isinstance(a, np.generic):
             backend = backend_of(a)
             if backend.array_type is not np.ndarray:
-                return backend, [
-                    backend.asarray(b) if isinstance(b, (np.ndarray, np.generic)) else b for b in arrays
-                ]
+                return backend, [backend.asarray(b) if isinstance(b, (np.ndarray, np.generic)) else b for b in arrays]
     return backend_of(None), arrays
 
 
@@ -276,16 +284,17 @@ def result_dtype(dtypes: list, scalars: list, need_float: bool = False) -> np.dt
     arrays of that category choose the width. So int64 with float32 is float32. Python scalars only raise the category.
     """
     rank = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
-    scalar_rank = max((0 if type(s) is bool else 1 if type(s) is int else 3 if type(s) is complex else 2)
-                      for s in scalars) if scalars else -1
+    scalar_rank = (
+        max((0 if type(s) is bool else 1 if type(s) is int else 3 if type(s) is complex else 2) for s in scalars)
+        if scalars
+        else -1
+    )
     ranks = [rank.get(d.kind, 4) for d in dtypes]
     top = max(ranks, default=-1)
     if need_float and max(top, scalar_rank) < 2:
         return default_dtype()
     if scalar_rank > top:
-        return {1: np.dtype(np.int64), 2: default_dtype(), 0: np.dtype(bool)}.get(
-            scalar_rank, np.dtype(np.complex64)
-        )
+        return {1: np.dtype(np.int64), 2: default_dtype(), 0: np.dtype(bool)}.get(scalar_rank, np.dtype(np.complex64))
     chosen = [d for d, r in zip(dtypes, ranks) if r == top]
     common = chosen[0]
     for d in chosen[1:]:

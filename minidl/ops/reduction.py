@@ -211,8 +211,10 @@ def argmin(x, *, axis=None, keepdims=False):
 def argsort(x, *, axis=-1, descending=False):
     """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order."""
     xp = namespace(x)
-    return xp.argsort(-x if descending else x, axis=axis, kind="stable") if xp is np else xp.argsort(
-        -x if descending else x, axis=axis
+    return (
+        xp.argsort(-x if descending else x, axis=axis, kind="stable")
+        if xp is np
+        else xp.argsort(-x if descending else x, axis=axis)
     )
 
 

@@ -53,9 +53,11 @@ def gradcheck(
     ``arrays`` are float64 NumPy arrays (others are passed through as constants). Outputs are combined with random
     weights so that errors cannot cancel. ``wrt`` selects inputs by position (default: every float64 array).
     """
-    wrt = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype == np.float64] if (
-        wrt is None
-    ) else wrt
+    wrt = (
+        [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype == np.float64]
+        if (wrt is None)
+        else wrt
+    )
     if not wrt:
         raise ValueError("gradcheck: no float64 array among the inputs")
     tensors = [Tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
@@ -66,9 +68,7 @@ def gradcheck(
     rng = np.random.default_rng(seed)
     weights = [rng.uniform(0.5, 1.5, o.shape) * rng.choice([-1, 1], o.shape) for o in outs]
     live = [(o, Tensor(w)) for o, w in zip(outs, weights) if o.requires_grad]
-    found = gradients(
-        [o for o, _ in live], [tensors[i] for i in wrt], [w for _, w in live], allow_unused=True
-    )
+    found = gradients([o for o, _ in live], [tensors[i] for i in wrt], [w for _, w in live], allow_unused=True)
     for i, g in zip(wrt, found):
         expected = numerical_gradient(f, arrays, i, weights, eps)
         got = np.zeros_like(expected) if g is None else np.asarray(g.detach())
@@ -79,9 +79,11 @@ def gradcheck(
 
 def gradgradcheck(f: Callable[..., Any], *arrays: Any, wrt: Sequence[int] | None = None, **tolerances: Any) -> bool:
     """:func:`gradcheck` of the gradient of ``f``: are second derivatives right?"""
-    wrt = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype == np.float64] if (
-        wrt is None
-    ) else list(wrt)
+    wrt = (
+        [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype == np.float64]
+        if (wrt is None)
+        else list(wrt)
+    )
     rng = np.random.default_rng(1)
     weights: list[Tensor] = []
 

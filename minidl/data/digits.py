@@ -27,7 +27,7 @@ class Digits(ArrayDataset):
     """
 
     classes = tuple("0123456789")
-    mean, std = (0.3053,), (0.3760,)
+    mean, std = (0.3054,), (0.3755,)
     n_train = 1437
 
     def __init__(self, train: bool | None = True, transform: Callable | None = None):

@@ -48,15 +48,17 @@ def read_idx(path: str | os.PathLike, shape: tuple[int, ...] | None = None) -> n
             expected = dtype.itemsize
             for n in dims:  # in Python integers: a hostile header cannot overflow
                 expected *= n
-            content = file.read(expected)
+            content = bytearray()
+            # In pieces, so that memory is used for what is there, not for what a hostile header promises.
+            while piece := file.read(min(expected - len(content), 1 << 24)):
+                content += piece
             if len(content) < expected:
                 raise CorruptFileError(f"{path}: truncated, {len(content)} of {expected} bytes of elements")
             if file.read(1):
                 raise CorruptFileError(f"{path}: longer than the {expected} bytes of elements its header tells of")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptFileError(f"{path}: the gzip file is truncated or damaged ({error})") from error
-    array = np.frombuffer(content, dtype).reshape(dims)
-    return array.astype(dtype.newbyteorder("="))  # a copy: writable and in native byte order
+    return np.frombuffer(content, dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _idx_md5(array: np.ndarray) -> str:

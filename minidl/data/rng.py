@@ -20,26 +20,30 @@ _current: ContextVar[SampleStreams | None] = ContextVar("minidl_sample_streams",
 class SampleStreams:
     """One random stream for each sample of a batch; stream i depends on (generator, keys[i]) alone."""
 
-    def __init__(self, generator: Generator, keys):
-        self.generator = generator
+    def __init__(self, generator: Generator, keys, path: tuple[int, ...] = ()):
         self.keys = np.asarray(keys, dtype=np.int64)
-        self._first: Generator | None = None
+        self._root, self._path = generator, path
+        self._single: Generator | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def generator(self) -> Generator:
+        # Folded when asked for: most transforms of a pipeline draw nothing.
+        return self._root.fold_in(*self._path) if self._path else self._root
+
     def fold_in(self, *ints: int) -> SampleStreams:
         """Other, independent streams for the same samples."""
-        return SampleStreams(self.generator.fold_in(*ints), self.keys)
+        return SampleStreams(self._root, self.keys, (*self._path, *ints))
 
     def uniform(self, k: int) -> np.ndarray:
-        """(len(self), k) float32 numbers in [0, 1). The same ones at every call: fold in a number for
-        others."""
+        """(len(self), k) float32 on [0, 1). Every call gives the same numbers: fold in an int for others."""
         return fold_in_uniform(self.generator, self.keys, k)
 
     def one(self, i: int) -> SampleStreams:
         """The stream of sample ``i``, as streams of a batch of one."""
-        return SampleStreams(self.generator, self.keys[i : i + 1])
+        return SampleStreams(self._root, self.keys[i : i + 1], self._path)
 
     def single(self) -> Generator:
         """The generator of a batch of one; successive draws from it go on along its stream."""
@@ -48,9 +52,9 @@ class SampleStreams:
                 f"a batch of {len(self)} samples has no single random stream; "
                 "use minidl.data.sample_streams(n) inside __getitems__"
             )
-        if self._first is None:
-            self._first = self.generator.fold_in(int(self.keys[0]))
-        return self._first
+        if self._single is None:
+            self._single = self.generator.fold_in(int(self.keys[0]))
+        return self._single
 
 
 @contextmanager

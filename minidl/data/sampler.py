@@ -117,7 +117,7 @@ class WeightedRandomSampler(Sampler):
         if self.replacement:
             cumulative = np.cumsum(self.weights)
             draws = self.stream().uniform((self.num_samples,), dtype=np.float64) * cumulative[-1]
-            # Rounding may make a draw equal the total; the last index of positive weight is then the one meant.
+            # Rounding may make a draw equal the total: that means the last index of positive weight.
             last = np.flatnonzero(self.weights)[-1]
             return iter(np.minimum(np.searchsorted(cumulative, draws, side="right"), last).tolist())
         draws = self.stream().uniform((len(self.weights),), dtype=np.float64)

@@ -39,14 +39,8 @@ def find(candidates: list[Path]) -> Path | None:
 def missing(what: str, looked_at: list[Path], hint: str = "") -> FileNotFoundError:
     """The error for data that is nowhere: what, where it was looked for, and how to get it."""
     places = "\n".join(f"  {path}" for path in looked_at)
-    advice = "Give its place with root=PATH (--data PATH on the command line) or the environment variable MINIDL_DATA"
+    advice = "Give its place with root=PATH (command line: --data PATH) or the environment variable MINIDL_DATA"
     return FileNotFoundError(f"{what} not found. Looked at:\n{places}\n{advice}{', ' + hint if hint else ''}.")
-
-
-def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager

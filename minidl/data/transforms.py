@@ -428,7 +428,7 @@ def _shift_hue(rgb: np.ndarray, shift: np.ndarray) -> np.ndarray:
     # In sixths of the circle, from the sector of the largest channel.
     hue = np.where(value == r, ((g - b) / safe) % 6, np.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4))
     hue = hue + 6 * shift
-    # HSV to RGB without sectors: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6.
+    # HSV to RGB without sectors: value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6.
     k = (np.array([5, 3, 1], dtype=rgb.dtype).reshape(3, 1, 1) + hue[:, None]) % 6
     return value[:, None] - chroma[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1)
 

@@ -1,0 +1,468 @@
+"""Module: a layer or a model, with its parameters, buffers, submodules and hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minidl.backend.registry import to_numpy
+from minidl.ops.primitive import primitive
+from minidl.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: assigned as an attribute of a :class:`Module`, it is among its ``parameters()``.
+
+    ``Parameter(data, requires_grad=True)`` takes what ``Tensor`` takes; an array's memory is shared.
+    """
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad=requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+class IncompatibleKeys(NamedTuple):
+    """What :meth:`Module.load_state_dict` could not match."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class HookHandle:
+    """Takes a hook away again: ``handle.remove()``, or at the end of ``with handle:``."""
+
+    def __init__(self, hooks: dict) -> None:
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        self._hooks.pop(self, None)
+
+    def __enter__(self) -> HookHandle:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.remove()
+
+
+class _Hooks:
+    """The hooks of one module, by kind; keys are the handles given out."""
+
+    def __init__(self) -> None:
+        self.pre: dict[HookHandle, tuple[Callable, bool]] = {}
+        self.forward: dict[HookHandle, tuple[Callable, bool]] = {}
+        self.backward: dict[HookHandle, Callable] = {}
+
+
+@primitive(name="hook_point")
+def _hook_point(*xs, callback):
+    """The inputs, unchanged. In the backward pass ``callback`` sees their gradients together and may replace them."""
+    return xs
+
+
+@_hook_point.defvjp_all
+def _hook_point_grad(g, needs, callback):
+    tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in g)
+    replaced = callback(tensors)
+    if replaced is None:
+        return g
+    return [r if r is None or isinstance(g[0], Tensor) else getattr(r, "data", r) for r in replaced]
+
+
+class Module:
+    """Base class of layers and models.
+
+    Write a subclass that makes its parameters and submodules in ``__init__`` and computes in ``forward``::
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc1 = nn.Linear(784, 128)
+                self.fc2 = nn.Linear(128, 10)
+
+            def forward(self, x):
+                return self.fc2(ops.relu(self.fc1(x)))
+
+    Every attribute that is a :class:`Parameter` or a :class:`Module` is found by itself, in the order in which they
+    were first assigned; a module's state other than parameters is declared with :meth:`register_buffer`.
+    """
+
+    #: whether layers such as dropout behave as in training; set with train() and eval()
+    training = True
+    # buffer names, each with whether it is part of the state_dict
+    _buffers: Mapping[str, bool] = {}
+    _hooks: _Hooks | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes; subclasses define it, users call the module itself."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._hooks is None:
+            return self.forward(*args, **kwargs)
+        return self._call_with_hooks(args, kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            if isinstance(self.__dict__.get(name), Parameter):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a Parameter and cannot become a plain Tensor; "
+                    "assign a Parameter, or change its values with assign_()"
+                )
+        elif name in self._buffers and value is not None:
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a buffer: expected a Tensor or None, got {type(value).__name__}"
+            )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        if name in self._buffers:
+            del self._buffers[name]  # type: ignore[attr-defined]
+
+    # Registration
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise KeyError(f"{type(self).__name__}: expected a name without dots, got {name!r}")
+        if hasattr(type(self), name) or name in self._buffers:
+            raise KeyError(f"{type(self).__name__} already has an attribute {name!r}")
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Add a tensor (or array, or None) that is state but not learnt, such as a running mean.
+
+        It follows ``to()``, and is part of ``state_dict()`` if ``persistent``. Raises KeyError for a name with a dot
+        or one that is taken.
+        """
+        self._check_name(name)
+        if name in self.__dict__:
+            raise KeyError(f"{type(self).__name__} already has an attribute {name!r}")
+        object.__setattr__(self, name, tensor if tensor is None or isinstance(tensor, Tensor) else Tensor(tensor))
+        if "_buffers" not in self.__dict__:
+            object.__setattr__(self, "_buffers", {})
+        self._buffers[name] = persistent  # type: ignore[index]
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """``self.name = parameter``, for a name made up at run time. Raises KeyError and TypeError for bad ones."""
+        self._check_name(name)
+        if parameter is not None and not isinstance(parameter, Parameter):
+            raise TypeError(f"register_parameter({name!r}): expected a Parameter, got {type(parameter).__name__}")
+        setattr(self, name, parameter)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """``self.name = module``, for a name made up at run time. Raises KeyError and TypeError for bad ones."""
+        self._check_name(name)
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"add_module({name!r}): expected a Module, got {type(module).__name__}")
+        setattr(self, name, module)
+
+    # Looking inside
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct submodules."""
+        for name, value in list(self.__dict__.items()):
+            if isinstance(value, Module):
+                yield name, value
+
+    def children(self) -> Iterator[Module]:
+        """The direct submodules."""
+        for _, module in self.named_children():
+            yield module
+
+    def named_modules(
+        self, prefix: str = "", remove_duplicate: bool = True, _seen: set | None = None
+    ) -> Iterator[tuple[str, Module]]:
+        """(dotted name, module) of this module (name ``""``) and all below it, parents first."""
+        seen = set() if _seen is None else _seen
+        if remove_duplicate:
+            if id(self) in seen:
+                return
+            seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name, remove_duplicate, seen)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        for _, module in self.named_modules():
+            yield module
+
+    def get_submodule(self, name: str) -> Module:
+        """The submodule with a dotted name. Raises AttributeError if there is none."""
+        module: Any = self
+        for part in name.split(".") if name else ():
+            module = getattr(module, part)
+        if not isinstance(module, Module):
+            raise AttributeError(f"{type(self).__name__}: {name!r} is not a Module")
+        return module
+
+    def _named_tensors(
+        self, members: Callable[[Module], Iterator[tuple[str, Any]]], prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen = set()
+        modules = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in modules:
+            for name, value in members(module):
+                if remove_duplicate:
+                    if id(value) in seen:
+                        continue
+                    seen.add(id(value))
+                yield f"{path}.{name}" if path else name, value
+
+    def _own_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        return ((k, v) for k, v in list(self.__dict__.items()) if isinstance(v, Parameter))
+
+    def _own_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        return ((k, v) for k in self._buffers if (v := self.__dict__[k]) is not None)
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter), each parameter once, under its first name, unless ``remove_duplicate=False``."""
+        return self._named_tensors(Module._own_parameters, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """All parameters, each once."""
+        for _, parameter in self.named_parameters(recurse=recurse):
+            yield parameter
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(dotted name, buffer), also of those that are not persistent."""
+        return self._named_tensors(Module._own_buffers, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """All buffers, each once."""
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    # State
+
+    def _own_state(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._own_parameters()
+        yield from ((k, v) for k, v in self._own_buffers() if self._buffers[k])
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """Parameters and persistent buffers by dotted name, detached. They share memory with the module: copy what
+        must outlast the next update."""
+        found = self._named_tensors(Module._own_state, prefix.rstrip("."), True, False)
+        return {name: value.detach() for name, value in found}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy values (Tensors, arrays, or anything ``np.asarray`` takes) into the parameters and buffers by name.
+
+        Returns the missing and the unexpected keys. Raises RuntimeError that lists every missing and unexpected key
+        (if ``strict``), wrong shape and wrong kind of dtype at once; nothing is changed then.
+        """
+        own = dict(self._named_tensors(Module._own_state, "", True, False))
+        missing = [k for k in own if k not in state_dict]
+        unexpected = [k for k in state_dict if k not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing keys: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected keys: {', '.join(unexpected)}")
+        values = {}
+        for name, target in own.items():
+            if name not in state_dict:
+                continue
+            value = state_dict[name]
+            if isinstance(value, Tensor):
+                value = to_numpy(value.data)
+            elif type(value) is not np.ndarray:
+                value = np.asarray(value)
+            if value.shape != target.shape:
+                problems.append(f"{name}: shape {value.shape}, expected {target.shape}")
+            elif not np.can_cast(value.dtype, target.dtype, "same_kind"):
+                problems.append(f"{name}: dtype {value.dtype} does not fit {target.dtype}")
+            values[name] = value
+        if problems:
+            raise RuntimeError(f"load_state_dict for {type(self).__name__}:\n  " + "\n  ".join(problems))
+        for name, value in values.items():
+            own[name].assign_(value)
+        return IncompatibleKeys(missing, unexpected)
+
+    # Changing everything below
+
+    def train(self, mode: bool = True) -> Module:
+        """Put this module and all below it in training mode (or, with ``False``, in evaluation mode)."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """``train(False)``."""
+        return self.train(False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the parameters' gradients (or fill them with zeros)."""
+        for p in self.parameters():
+            if set_to_none or p.grad is None:
+                p.grad = None
+            else:
+                p.grad = p.grad.detach().zero_()
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Set ``requires_grad`` of every parameter."""
+        for p in self.parameters():
+            p.requires_grad_(requires_grad)
+        return self
+
+    def freeze(self) -> Module:
+        """Stop learning: no parameter requires a gradient any more."""
+        return self.requires_grad_(False)
+
+    def unfreeze(self) -> Module:
+        """The opposite of :meth:`freeze`."""
+        return self.requires_grad_(True)
+
+    def apply(self, function: Callable[[Module], Any]) -> Module:
+        """Call ``function`` on every module below, children first, then on this one."""
+        for module in self.children():
+            module.apply(function)
+        function(self)
+        return self
+
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Module:
+        """Move parameters and buffers to a backend's device (by name) and/or convert the floating-point ones.
+
+        ``to("cupy")``, ``to(np.float64)``, ``to("jax", np.float16)``. The Parameter objects stay the same.
+        """
+        for target in targets:
+            if isinstance(target, str) and not _is_dtype(target):
+                device = target
+            else:
+                dtype = target
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            raise TypeError(f"{type(self).__name__}.to: expected a floating-point dtype, got {np.dtype(dtype)}")
+        for t in (*self.parameters(), *self.buffers()):
+            for tensor in (t, t.grad):
+                if tensor is None:
+                    continue
+                moved = tensor.detach() if device is None else tensor.detach().to(device)
+                if dtype is not None and moved.dtype.kind == "f":
+                    moved = moved.astype(dtype)
+                tensor.data = moved.data
+        return self
+
+    def float(self) -> Module:
+        """Convert floating-point parameters and buffers to float32."""
+        return self.to(np.float32)
+
+    def double(self) -> Module:
+        """Convert floating-point parameters and buffers to float64."""
+        return self.to(np.float64)
+
+    def half(self) -> Module:
+        """Convert floating-point parameters and buffers to float16."""
+        return self.to(np.float16)
+
+    # Hooks
+
+    def _add_hook(self, kind: str, hook: Any) -> HookHandle:
+        if self._hooks is None:
+            self._hooks = _Hooks()
+        hooks = getattr(self._hooks, kind)
+        handle = HookHandle(hooks)
+        hooks[handle] = hook
+        return handle
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], with_kwargs: bool = False) -> HookHandle:
+        """Before ``forward``, call ``hook(module, args)``; what it returns, if anything, replaces the arguments.
+
+        With ``with_kwargs`` it is called as ``hook(module, args, kwargs)`` and may return ``(args, kwargs)``.
+        """
+        return self._add_hook("pre", (hook, with_kwargs))
+
+    def register_forward_hook(self, hook: Callable[..., Any], with_kwargs: bool = False) -> HookHandle:
+        """After ``forward``, call ``hook(module, args, output)`` (``hook(module, args, kwargs, output)`` with
+        ``with_kwargs``); what it returns, if anything, replaces the output."""
+        return self._add_hook("forward", (hook, with_kwargs))
+
+    def register_full_backward_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """In the backward pass, call ``hook(module, grad_input, grad_output)``, tuples of Tensors (None where no
+        gradient flows) for the positional inputs and the outputs. What it returns, if anything, replaces
+        ``grad_input``."""
+        return self._add_hook("backward", hook)
+
+    def _call_with_hooks(self, args: tuple, kwargs: dict) -> Any:
+        hooks = self._hooks
+        for hook, with_kwargs in list(hooks.pre.values()):
+            if with_kwargs:
+                result = hook(self, args, kwargs)
+                if result is not None:
+                    args, kwargs = result
+            else:
+                result = hook(self, args)
+                if result is not None:
+                    args = result if isinstance(result, tuple) else (result,)
+        if hooks.backward:
+            output = self._call_with_backward_hooks(list(hooks.backward.values()), args, kwargs)
+        else:
+            output = self.forward(*args, **kwargs)
+        for hook, with_kwargs in list(hooks.forward.values()):
+            result = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
+            if result is not None:
+                output = result
+        return output
+
+    def _call_with_backward_hooks(self, hooks: list, args: tuple, kwargs: dict) -> Any:
+        """Run ``forward`` between two hook points: one sees the gradients of the outputs, the other of the inputs."""
+        watched = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
+        grad_output: tuple = ()
+
+        def run(grad_input: tuple) -> tuple:
+            for hook in hooks:
+                replaced = hook(self, grad_input, grad_output)
+                if replaced is not None:
+                    grad_input = replaced if isinstance(replaced, tuple) else (replaced,)
+            return grad_input
+
+        def at_output(g: tuple) -> None:
+            nonlocal grad_output
+            found = iter(g)
+            grad_output = tuple(next(found) if isinstance(o, Tensor) and o.requires_grad else None for o in outputs)
+            if not watched:
+                run((None,) * len(args))
+
+        def at_input(g: tuple) -> list:
+            found = dict(zip(watched, g))
+            replaced = run(tuple(found.get(i) for i in range(len(args))))
+            return [replaced[i] for i in watched]
+
+        if watched:
+            points = iter(_hook_point(*(args[i] for i in watched), callback=at_input))
+            args = tuple(next(points) if i in watched else a for i, a in enumerate(args))
+        output = self.forward(*args, **kwargs)
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        if not any(isinstance(o, Tensor) and o.requires_grad for o in outputs):
+            return output
+        points = iter(
+            _hook_point(*(o for o in outputs if isinstance(o, Tensor) and o.requires_grad), callback=at_output)
+        )
+        passed = [next(points) if isinstance(o, Tensor) and o.requires_grad else o for o in outputs]
+        return type(output)(passed) if isinstance(output, (tuple, list)) else passed[0]
+
+    # Printing
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses of a module: its settings."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        extra = self.extra_repr()
+        if not lines:
+            return f"{type(self).__name__}({extra})"
+        return f"{type(self).__name__}({extra}\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        return np.dtype(name) is not None
+    except TypeError:
+        return False

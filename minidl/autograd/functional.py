@@ -138,7 +138,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any, create_graph: bool = False) -> Tensor:
-    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, one vector-Jacobian product per output element."""
+    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, one vector-Jacobian product an output element."""
     point = _fresh(x, keep_graph=create_graph)
     with enable_grad():
         out = f(point)
@@ -206,10 +206,10 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if [n.prim for n in again] != [n.prim for n in nodes]:
             raise RuntimeError("checkpoint: the function recorded other operations when it was run again")
         for node, twin in zip(nodes, again):
-            node.saved, node.out, node.versions = twin.saved, twin.out, twin.versions
+            node.saved, node.out = twin.saved, twin.out
             node.recompute = None
 
     for node in nodes:
-        node.saved = node.out = node.versions = None
+        node.saved = node.out = None
         node.recompute = recompute
     return out

@@ -103,6 +103,7 @@ from minidl.ops.reduction import (
     var,
 )
 from minidl.ops.shape import (
+    cat,
     chunk,
     concat,
     concatenate,

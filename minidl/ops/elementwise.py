@@ -5,11 +5,11 @@ Where an input was broadcast, its gradient is the sum over the copies: ``sum_to(
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from minidl.backend.registry import namespace, to_numpy
 from minidl.ops.primitive import primitive
@@ -313,14 +313,13 @@ def cosh(x):
 cosh.defvjp(x=lambda g, x: g * sinh(x))
 
 
+_SPECIAL = {"numpy": "scipy.special", "cupy": "cupyx.scipy.special", "jax.numpy": "jax.scipy.special"}
+
+
 def special_namespace(x: Any) -> Any:
     """The module with the special functions for arrays like ``x``: scipy.special or its twin on the device."""
-    name = namespace(x).__name__
-    if name == "numpy":
-        return special
-    import importlib
-
-    return importlib.import_module({"cupy": "cupyx.scipy.special", "jax.numpy": "jax.scipy.special"}[name])
+    # imported here because scipy.special alone takes longer to import than all of minidl
+    return importlib.import_module(_SPECIAL[namespace(x).__name__])
 
 
 @primitive(promote="float")

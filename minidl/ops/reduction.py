@@ -13,7 +13,7 @@ from minidl.ops.shape import flip, reshape
 
 
 def normalize_axes(axis, ndim: int) -> tuple[int, ...]:
-    """``axis`` (None, an int, a tuple) as a tuple of non-negative ints. Raises ValueError (AxisError) if out of range."""
+    """``axis`` (None, an int, a tuple) as non-negative ints. Raises AxisError (a ValueError) if out of range."""
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)

@@ -70,7 +70,7 @@ def expand(x, shape):
 
 
 def squeeze(x, axis=None):
-    """``x`` without its length-one axes (all, or those named; a named axis of another length is kept, as in PyTorch)."""
+    """``x`` without its length-one axes (all, or those named; one of another length is kept, as in PyTorch)."""
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
     drop = {a % x.ndim for a in axes if x.ndim} if x.ndim else set()
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if not (i in drop and n == 1)))
@@ -118,7 +118,7 @@ def _concat_grad(g, needs, xs_shapes, axis):
     return grads
 
 
-concatenate = concat
+concatenate = cat = concat
 
 
 @primitive(promote="same")

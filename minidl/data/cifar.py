@@ -26,6 +26,7 @@ class _CIFAR(ArrayDataset):
     The pickled Python version is never read.
     """
 
+    url = "https://www.cs.toronto.edu/~kriz/"
     archive: str
     archive_md5: str
     folder: str
@@ -52,11 +53,8 @@ class _CIFAR(ArrayDataset):
         if path is None:
             if not fetch:
                 raise storage.missing(type(self).__name__, looked_at, "or pass download=True")
-            path = storage.download(
-                f"https://www.cs.toronto.edu/~kriz/{self.archive}",
-                bases[0] / self.archive,
-                md5=self.archive_md5,
-            )
+            url = f"{self.url}{self.archive}"
+            path = storage.download(url, bases[0] / self.archive, md5=self.archive_md5)
         return path
 
     def _is_it(self, folder: Path) -> bool:

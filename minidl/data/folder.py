@@ -108,7 +108,7 @@ class ImageFolder(Dataset):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
         for entry in os.scandir(folder):
-            if entry.is_dir() and not entry.name.startswith("."):
+            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
                 for parent, folders, files in os.walk(entry.path):
                     folders[:] = [name for name in folders if not name.startswith(".")]
                     yield from ((entry.name, os.path.join(parent, file)) for file in files if file[0] != ".")

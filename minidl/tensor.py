@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import ops
 from minidl.autograd import engine
-from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, user_line
+from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, next_in_sequence, user_line
 from minidl.backend.registry import backend_of, get_backend, load, to_numpy
 from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
 
@@ -31,29 +31,94 @@ def apply(prim: Primitive, args: tuple, params: dict) -> Any:
                 needs |= bit
             bit <<= 1
     if type(out) is tuple:
-        node = None
-        if needs:
-            out = tuple(o if type(o) is _ndarray else _as_device_array(o) for o in out)
-            node = Node(prim, args, params, needs, out)
-        result = tuple(Tensor._from_node(o, node, i) for i, o in enumerate(out))
+        out = tuple([o if type(o) is _ndarray else _as_device_array(o) for o in out])
+        node = Node(prim, args, params, needs, out) if needs else None
+        result = tuple([Tensor._from_node(o, node, i, True) for i, o in enumerate(out)])
     else:
         if type(out) is not _ndarray:
             out = _as_device_array(out)
-        result = Tensor.__new__(Tensor)
+        result = _new(Tensor)
         result.data = out
         if needs and out.dtype.kind in "fcV":
             result._node = Node(prim, args, params, needs, out)
             result.requires_grad = True
         if type(out) is _ndarray and out.base is not None:
             _link_view(result, args)
-    if mode.anomaly:
-        _check_anomaly(prim, args, result)
-    if mode.observer is not None:
-        mode.observer(prim, args, params, result)
+    if mode.special:
+        _attend(prim, args, params, result)
+    return result
+
+
+def _apply_unary(prim: Primitive, x: Tensor) -> Any:
+    """:func:`apply` for one input and no parameters, where nothing has to be chosen, converted or watched."""
+    host, data = prim.host, x.data
+    if host is None or type(data) is not _ndarray or data.dtype not in _FLOATS or mode.special:
+        return apply(prim, (x,), {})
+    out = host(data)
+    if type(out) is not _ndarray:
+        if type(out) is tuple:
+            return apply(prim, (x,), {})
+        out = _asarray(out)
+    result = _new(Tensor)
+    result.data = out
+    if x.requires_grad and mode.enabled and prim.differentiable:
+        result._node = Node.of_one(prim, x, data.shape, out)
+        result.requires_grad = True
+    if out.base is not None:
+        _link_view(result, (x,))
+    return result
+
+
+def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
+    """:func:`apply` for the operators: two operands of one floating-point dtype, or one and a Python number."""
+    host = prim.host
+    needs = 0
+    if isinstance(x, Tensor):
+        xd = x.data
+        if x.requires_grad:
+            needs = 1
+    else:
+        xd = x
+    if isinstance(y, Tensor):
+        yd = y.data
+        if y.requires_grad:
+            needs |= 2
+    else:
+        yd = y
+    tx, ty = type(xd), type(yd)
+    if tx is _ndarray:
+        dt = xd.dtype
+        plain = dt in _FLOATS and (yd.dtype is dt if ty is _ndarray else ty is float or ty is int)
+    else:
+        plain = ty is _ndarray and yd.dtype in _FLOATS and (tx is float or tx is int)
+    if not plain or host is None or mode.special:
+        return apply(prim, (x, y), {})
+    out = host(xd, yd)
+    if type(out) is not _ndarray:
+        out = _asarray(out)
+    result = _new(Tensor)
+    result.data = out
+    if needs and mode.enabled and prim.differentiable:
+        result._node = Node.of_two(
+            prim, x, y, xd.shape if tx is _ndarray else (), yd.shape if ty is _ndarray else (), needs, out
+        )
+        result.requires_grad = True
     return result
 
 
 Primitive.record = staticmethod(apply)
+Primitive.record_unary = staticmethod(_apply_unary)
+
+_new = object.__new__
+_asarray = np.asarray
+_FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+
+
+def _attend(prim: Primitive, args: tuple, params: dict, result: Any) -> None:
+    if mode.anomaly:
+        _check_anomaly(prim, args, result)
+    if mode.observer is not None:
+        mode.observer(prim, args, params, result)
 
 
 def _as_device_array(out: Any) -> Any:
@@ -100,8 +165,11 @@ class Tensor(Traced):
     requires_grad = False
     grad: Tensor | None = None
     _node: Node | None = None
-    _index = 0
+    #: (node, output index) where the node has several outputs
+    _edge: tuple[Node, int] | None = None
     _version = 0
+    # when it was last changed in place, in the engine's count of nodes and changes
+    _changed_at = 0
     _base: Tensor | None = None
     _hooks: dict | None = None
 
@@ -125,11 +193,13 @@ class Tensor(Traced):
             self.requires_grad_()
 
     @classmethod
-    def _from_node(cls, array: Any, node: Node | None, index: int) -> Tensor:
+    def _from_node(cls, array: Any, node: Node | None, index: int = 0, several: bool = False) -> Tensor:
         t = Tensor.__new__(Tensor)
         t.data = array if type(array) is _ndarray else _as_device_array(array)
         if node is not None and t.data.dtype.kind in "fcV":
-            t._node, t._index, t.requires_grad = node, index, True
+            t._node, t.requires_grad = node, True
+            if several:
+                t._edge = (node, index)
         return t
 
     # What it is
@@ -179,9 +249,18 @@ class Tensor(Traced):
         return self._node
 
     @property
+    def _output_index(self) -> int:
+        return self._edge[1] if self._edge else 0
+
+    @property
     def version(self) -> int:
         """How often the memory was changed in place (shared by all views of it)."""
         return self._version if self._base is None else self._base._version
+
+    @property
+    def changed_at(self) -> int:
+        """The engine's sequence number of the last in-place change of the memory; 0 if there was none."""
+        return self._changed_at if self._base is None else self._base._changed_at
 
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array; shares memory where the backend does. Raises RuntimeError if a gradient is
@@ -246,7 +325,7 @@ class Tensor(Traced):
         if self._node is not None:
             if self._node.retain is None:
                 self._node.retain = {}
-            self._node.retain[self._index] = weakref.ref(self)
+            self._node.retain[self._output_index] = weakref.ref(self)
         return self
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
@@ -262,15 +341,17 @@ class Tensor(Traced):
         else:
             if self._node.hooks is None:
                 self._node.hooks = {}
-            hooks, self._node.hooks[key] = self._node.hooks, (self._index, hook)
+            hooks, self._node.hooks[key] = self._node.hooks, (self._output_index, hook)
         return lambda: hooks.pop(key, None) and None
 
     # In-place changes
 
     def _bump(self) -> None:
         """Note that the memory changed: gradients that still need the old values will refuse to run."""
+        now = next_in_sequence()
         for t in (self,) if self._base is None else (self, self._base):
             t._version += 1
+            t._changed_at = now
             if t._node is not None:
                 t._node.clobbered = True
 
@@ -312,7 +393,7 @@ class Tensor(Traced):
             self.data = array.astype(self.dtype)
         self._bump()
         if new.requires_grad:
-            self._node, self._index, self.requires_grad = new._node, new._index, True
+            self._node, self._edge, self.requires_grad = new._node, new._edge, True
         return self
 
     def __iadd__(self, other: Any) -> Tensor:
@@ -344,97 +425,107 @@ class Tensor(Traced):
     # Operators: a NumPy array or a Python scalar may stand on either side
 
     def __add__(self, other: Any) -> Tensor:
-        return apply(ops.add, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.add, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __radd__(self, other: Any) -> Tensor:
-        return apply(ops.add, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.add, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Tensor:
-        return apply(ops.sub, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.sub, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> Tensor:
-        return apply(ops.sub, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.sub, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Tensor:
-        return apply(ops.mul, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.mul, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rmul__(self, other: Any) -> Tensor:
-        return apply(ops.mul, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.mul, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __truediv__(self, other: Any) -> Tensor:
-        return apply(ops.div, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.div, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return apply(ops.div, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.div, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __floordiv__(self, other: Any) -> Tensor:
-        return apply(ops.floor_divide, (self, other), {}) if _operand(other) else NotImplemented
+        return (
+            _apply_binary(ops.floor_divide, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
+        )
 
     def __rfloordiv__(self, other: Any) -> Tensor:
-        return apply(ops.floor_divide, (other, self), {}) if _operand(other) else NotImplemented
+        return (
+            _apply_binary(ops.floor_divide, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
+        )
 
     def __mod__(self, other: Any) -> Tensor:
-        return apply(ops.remainder, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.remainder, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rmod__(self, other: Any) -> Tensor:
-        return apply(ops.remainder, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.remainder, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __pow__(self, other: Any) -> Tensor:
-        return apply(ops.pow, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.pow, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rpow__(self, other: Any) -> Tensor:
-        return apply(ops.pow, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.pow, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __matmul__(self, other: Any) -> Tensor:
-        return apply(ops.matmul, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.matmul, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return apply(ops.matmul, (other, self), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.matmul, other, self) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __neg__(self) -> Tensor:
-        return apply(ops.neg, (self,), {})
+        return _apply_unary(ops.neg, self)
 
     def __pos__(self) -> Tensor:
-        return apply(ops.positive, (self,), {})
+        return _apply_unary(ops.positive, self)
 
     def __abs__(self) -> Tensor:
-        return apply(ops.abs, (self,), {})
+        return _apply_unary(ops.abs, self)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return apply(ops.equal, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.equal, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return apply(ops.not_equal, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.not_equal, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __lt__(self, other: Any) -> Tensor:
-        return apply(ops.less, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.less, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __le__(self, other: Any) -> Tensor:
-        return apply(ops.less_equal, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.less_equal, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __gt__(self, other: Any) -> Tensor:
-        return apply(ops.greater, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.greater, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     def __ge__(self, other: Any) -> Tensor:
-        return apply(ops.greater_equal, (self, other), {}) if _operand(other) else NotImplemented
+        return (
+            apply(ops.greater_equal, (self, other), {}) if type(other) in _FAST or _operand(other) else NotImplemented
+        )
 
     def __and__(self, other: Any) -> Tensor:
-        return apply(ops.logical_and, (self, other), {}) if _operand(other) else NotImplemented
+        return (
+            _apply_binary(ops.logical_and, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
+        )
 
     __rand__ = __and__
 
     def __or__(self, other: Any) -> Tensor:
-        return apply(ops.logical_or, (self, other), {}) if _operand(other) else NotImplemented
+        return _apply_binary(ops.logical_or, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
 
     __ror__ = __or__
 
     def __xor__(self, other: Any) -> Tensor:
-        return apply(ops.logical_xor, (self, other), {}) if _operand(other) else NotImplemented
+        return (
+            _apply_binary(ops.logical_xor, self, other) if type(other) in _FAST or _operand(other) else NotImplemented
+        )
 
     __rxor__ = __xor__
 
     def __invert__(self) -> Tensor:
-        return apply(ops.logical_not, (self,), {})
+        return _apply_unary(ops.logical_not, self)
 
     __hash__ = object.__hash__
 
@@ -492,7 +583,9 @@ class Tensor(Traced):
         if not self.is_leaf:
             raise RuntimeError("deepcopy: only leaf tensors can be copied deeply; use detach() or clone()")
         t = type(self).__new__(type(self))
-        t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_hooks", "_base", "_version")})
+        t.__dict__.update(
+            {k: v for k, v in self.__dict__.items() if k not in ("_hooks", "_base", "_version", "_changed_at")}
+        )
         t.data = self.data.copy()
         t.grad = None if self.grad is None else self.grad.detach().clone()
         memo[id(self)] = t
@@ -706,6 +799,7 @@ class Tensor(Traced):
         return ops.matmul(self, other)
 
 
+_FAST = frozenset((Tensor, float, int, _ndarray))
 _OPERANDS = (Tensor, _ndarray, int, float, bool, np.generic, complex)
 
 

@@ -33,10 +33,25 @@ class _Mode(threading.local):
     nodes: list | None = None
     #: run gradient rules on Tensors even without create_graph, so that an observer sees their operations
     trace_backward = False
+    #: any of anomaly, observer and nodes: one look tells the common case that there is nothing more to do
+    special = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("anomaly", "observer", "nodes"):
+            super().__setattr__("special", bool(self.anomaly or self.observer or self.nodes is not None))
 
 
 mode = _Mode()
-_sequence = itertools.count()
+#: numbers nodes and in-place changes in the order in which they happen
+_sequence = itertools.count(1)
+_new = object.__new__
+_NO_PARAMS: dict = {}
+
+
+def next_in_sequence() -> int:
+    """The sequence number of something that happens now."""
+    return next(_sequence)
 
 
 class _set_enabled(contextlib.ContextDecorator):
@@ -118,51 +133,78 @@ def has_nan(array: Any) -> bool:
 class Node:
     """One recorded call: how to carry gradients from its outputs to its inputs."""
 
-    __slots__ = (
-        "__weakref__",
-        "clobbered",
-        "edges",
-        "hooks",
-        "line",
-        "needs",
-        "out",
-        "params",
-        "prim",
-        "recompute",
-        "retain",
-        "saved",
-        "seq",
-        "shapes",
-        "specs",
-        "versions",
-    )  # fmt: skip
+    # Class-level defaults, so that making a node sets only what it has.
+    saved: Any = ()
+    shapes: Sequence[tuple] | None = None
+    out: Any = None
+    specs: list | None = None
+    line: str | None = None
+    clobbered = False
+    recompute: Callable[[], None] | None = None
+    retain: dict | None = None
+    hooks: dict | None = None
 
-    def __init__(self, prim: Primitive, args: tuple, params: dict, needs: int, out: Any) -> None:
-        keep, shapes, keep_out = prim.plan(needs, len(args))
+    def __init__(self, prim: Primitive, args: Sequence[Any], params: dict, needs: int, out: Any) -> None:
+        keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, len(args))
         self.prim = prim
         self.needs = needs
         self.params = params
-        # An edge is (node, output index) or, for a leaf, (tensor, -1).
-        self.edges = tuple(
-            [
-                None if not needs >> i & 1 else (a._node, a._index) if a._node is not None else (a, -1)
-                for i, a in enumerate(args)
-            ]
-        )
-        if len(keep) == len(args):
-            self.saved = args
-        else:
-            self.saved = {i: args[i] for i in keep}
-        self.versions = [(a, a.version) for i in keep if isinstance(a := args[i], Traced)]
-        self.shapes = [getattr(a, "shape", ()) for a in args] if shapes else None
-        self.out = out if keep_out else None
-        self.specs = [(o.shape, o.dtype) for o in out] if type(out) is tuple else None
+        # An edge says where a gradient goes: a node, a leaf tensor, or (node, output index) where the node has several
+        # outputs.
+        self.edges = [(a._edge or a._node or a) if needs >> i & 1 else None for i, a in enumerate(args)]
+        if keep:
+            self.saved = args if len(keep) == len(args) else {i: args[i] for i in keep}
+        if shapes:
+            self.shapes = [getattr(a, "shape", ()) for a in args]
+        if keep_out:
+            self.out = out
+        if type(out) is tuple:
+            self.specs = [(o.shape, o.dtype) for o in out]
         self.seq = next(_sequence)
+        if mode.special:
+            self._attend()
+
+    @classmethod
+    def of_two(cls, prim: Primitive, x: Any, y: Any, x_shape: tuple, y_shape: tuple, needs: int, out: Any) -> Node:
+        """What ``Node(prim, (x, y), {}, needs, out)`` makes, in less time: every operator comes this way."""
+        keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, 2)
+        self = _new(cls)
+        self.prim = prim
+        self.needs = needs
+        self.params = _NO_PARAMS
+        self.edges = (
+            (x._edge or x._node or x) if needs & 1 else None,
+            (y._edge or y._node or y) if needs & 2 else None,
+        )
+        if keep:
+            self.saved = (x, y) if len(keep) == 2 else {0: x} if keep[0] == 0 else {1: y}
+        if shapes:
+            self.shapes = (x_shape, y_shape)
+        if keep_out:
+            self.out = out
+        self.seq = next(_sequence)
+        return self
+
+    @classmethod
+    def of_one(cls, prim: Primitive, x: Any, shape: tuple, out: Any) -> Node:
+        """What ``Node(prim, (x,), {}, 1, out)`` makes, in less time."""
+        keep, shapes, keep_out = prim.plans.get(1) or prim.plan(1, 1)
+        self = _new(cls)
+        self.prim = prim
+        self.needs = 1
+        self.params = _NO_PARAMS
+        self.edges = (x._edge or x._node or x,)
+        if keep:
+            self.saved = (x,)
+        if shapes:
+            self.shapes = (shape,)
+        if keep_out:
+            self.out = out
+        self.seq = next(_sequence)
+        return self
+
+    def _attend(self) -> None:
         self.line = user_line() if mode.anomaly else None
-        self.clobbered = False
-        self.recompute = None
-        self.retain = None
-        self.hooks = None
         if mode.nodes is not None:
             mode.nodes.append(self)
 
@@ -171,7 +213,7 @@ class Node:
 
     def release(self) -> None:
         """Drop what was kept for the backward pass, and the way to the inputs."""
-        self.saved = self.out = self.versions = None
+        self.saved = self.out = None
         self.edges = ()
 
     def check_saved(self) -> None:
@@ -180,12 +222,12 @@ class Node:
                 f"backward through {self.prim.name} a second time: its saved values were freed. "
                 "Pass retain_graph=True to the first backward()."
             )
-        for tensor, version in self.versions:
-            if tensor.version != version:
+        for kept in self.saved.values() if type(self.saved) is dict else self.saved:
+            if isinstance(kept, Traced) and kept.changed_at > self.seq:
                 raise RuntimeError(
-                    f"the gradient of {self.prim.name} needs an input of shape {tuple(tensor.shape)} that was changed in "
-                    f"place after it was used (version {tensor.version}, expected {version}); use an out-of-place "
-                    "operation, or clone() it first"
+                    f"the gradient of {self.prim.name} needs an input of shape {tuple(kept.shape)} that was changed in "
+                    f"place after it was used (it is at version {kept.version}); use an out-of-place operation, or "
+                    "clone() it first"
                 )
         if self.clobbered and self.out is not None:
             raise RuntimeError(
@@ -243,8 +285,8 @@ class Node:
     def _outputs(self, tensor_type: Any) -> Any:
         """The kept output as Tensors that belong to this node (kept as arrays, or node and tensor would be a cycle)."""
         if type(self.out) is tuple:
-            return tuple(tensor_type._from_node(o, self, i) for i, o in enumerate(self.out))
-        return tensor_type._from_node(self.out, self, 0)
+            return tuple(tensor_type._from_node(o, self, i, True) for i, o in enumerate(self.out))
+        return tensor_type._from_node(self.out, self)
 
     def _composite_vjp(self, g: Any) -> list:
         inputs = [self.saved[i] for i in range(len(self.edges))]
@@ -262,19 +304,38 @@ class Node:
         return [next(found) if self.needs >> i & 1 else None for i in range(len(inputs))]
 
 
+def _key(edge: Any) -> tuple[int, int]:
+    """What an edge leads to, as something hashable: (id of node, output index) or (id of leaf, -1)."""
+    if type(edge) is tuple:
+        return id(edge[0]), edge[1]
+    return id(edge), 0 if type(edge) is Node else -1
+
+
+def edge_of(tensor: Any) -> Any:
+    """The edge along which ``tensor`` receives its gradient."""
+    return tensor._edge or tensor._node or tensor
+
+
 def _needed(roots: list, targets: set) -> set:
     """Nodes from which one of ``targets`` (edges) can be reached: only these need visiting when inputs are given."""
-    seen, stack = {}, [r for r in roots if isinstance(r, Node)]
+    nodes, stack = {}, [r for r in roots if r is not None]
     while stack:
         node = stack.pop()
-        if node.seq in seen:
+        if node.seq in nodes:
             continue
-        seen[node.seq] = node
-        stack.extend(e[0] for e in node.edges if e is not None and e[1] >= 0)
+        nodes[node.seq] = node
+        for e in node.edges:
+            if type(e) is tuple:
+                e = e[0]
+            if type(e) is Node:
+                stack.append(e)
     needed = set()
-    for seq in sorted(seen):
-        for e in seen[seq].edges:
-            if e is not None and ((id(e[0]), e[1]) in targets or (e[1] >= 0 and e[0].seq in needed)):
+    for seq in sorted(nodes):
+        for e in nodes[seq].edges:
+            if e is None:
+                continue
+            target = e[0] if type(e) is tuple else e
+            if _key(e) in targets or (type(target) is Node and target.seq in needed):
                 needed.add(seq)
                 break
     return needed
@@ -298,29 +359,30 @@ def backward(
     retain_graph = create_graph if retain_graph is None else retain_graph
     tensor_type = _tensor_type(roots[0])
     on_tensors = create_graph or mode.trace_backward
+    anomaly = mode.anomaly
     found: dict[tuple, Any] = {}
-    targets = set()
-    if inputs is not None:
-        targets = {(id(t._node), t._index) if t._node is not None else (id(t), -1) for t in inputs}
+    targets = {_key(edge_of(t)) for t in inputs} if inputs is not None else None
     needed = _needed([t._node for t in roots], targets) if inputs is not None else None
 
-    # Gradients that wait for their node: one slot per output. `owned` holds the ids of arrays made here by an
-    # addition, which may therefore be added to in place.
+    # Gradients that wait for their node, one slot an output, and the order in which nodes are due. `owned` holds the
+    # arrays (by id) that were made here by an addition, which may therefore be added to in place.
     waiting: dict[int, list] = {}
     heap: list[tuple[int, Node]] = []
-    owned: set[int] = set()
+    owned: dict[int, Any] = {}
 
-    def give(edge: tuple, g: Any, fresh: bool) -> None:
-        target, index = edge
-        if index < 0:
-            _give_leaf(target, g, fresh, found, targets if inputs is not None else None, on_tensors)
+    def give(edge: Any, g: Any, fresh: bool) -> None:
+        index = 0
+        if type(edge) is tuple:
+            edge, index = edge
+        elif type(edge) is not Node:
+            _give_leaf(edge, g, fresh, found, targets, on_tensors)
             return
-        if needed is not None and target.seq not in needed and (id(target), index) not in targets:
+        if needed is not None and edge.seq not in needed and (id(edge), index) not in targets:
             return
-        slots = waiting.get(target.seq)
+        slots = waiting.get(edge.seq)
         if slots is None:
-            slots = waiting[target.seq] = [None] * (len(target.specs) if target.specs else 1)
-            heapq.heappush(heap, (-target.seq, target))
+            slots = waiting[edge.seq] = [None] * (len(edge.specs) if edge.specs else 1)
+            heapq.heappush(heap, (-edge.seq, edge))
         have = slots[index]
         if have is None:
             slots[index] = g
@@ -329,61 +391,61 @@ def backward(
         else:
             slots[index] = total = have + g
             if type(total) is np.ndarray:
-                owned.add(id(total))
+                owned[id(total)] = total
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(enable_grad() if create_graph else no_grad())
+    with enable_grad() if create_graph else no_grad():
         for root, g in zip(roots, grads, strict=True):
-            give(
-                (root._node, root._index) if root._node is not None else (root, -1), g if on_tensors else g.data, False
-            )
+            give(edge_of(root), g if on_tensors else g.data, False)
         while heap:
             _, node = heapq.heappop(heap)
             slots = waiting.pop(node.seq)
+            owned.clear()
             if node.hooks:
                 _run_hooks(node, slots, on_tensors, tensor_type)
-            for i, g in enumerate(slots):
-                if g is not None and (id(node), i) in targets:
-                    found[id(node), i] = g
-                if g is not None and node.retain and i in node.retain and inputs is None:
-                    tensor = node.retain[i]()
-                    if tensor is not None:
-                        _accumulate(tensor, g, False, on_tensors)
-            if needed is not None and node.seq not in needed:
-                continue
-            if node.specs is None:
-                g = slots[0]
-            else:
-                xp = namespace(next(s for s in slots if s is not None) if not on_tensors else None)
-                g = tuple(
-                    s if s is not None else (tensor_type(z) if on_tensors else z)
-                    for s, z in (
-                        (s, None if s is not None else xp.zeros(shape, dtype))
-                        for s, (shape, dtype) in zip(slots, node.specs)
-                    )
-                )
-            edges = node.edges
-            grads_in = node.vjp(g, on_tensors, tensor_type)
-            for i, (edge, gi) in enumerate(zip(edges, grads_in)):
-                if edge is None or gi is None:
+            if node.retain and inputs is None:
+                for i, reference in node.retain.items():
+                    if slots[i] is not None and (tensor := reference()) is not None:
+                        _accumulate(tensor, slots[i], False, on_tensors)
+            if needed is not None:
+                for i, g in enumerate(slots):
+                    if g is not None and (id(node), i) in targets:
+                        found[id(node), i] = g
+                if node.seq not in needed:
                     continue
-                if mode.anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
+            g = slots[0] if node.specs is None else _fill_zeros(slots, node.specs, on_tensors, tensor_type)
+            edges = node.edges
+            for i, gi in enumerate(node.vjp(g, on_tensors, tensor_type)):
+                if gi is None or edges[i] is None:
+                    continue
+                if anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
                     where = node.line or "an unknown line (turn anomaly mode on for the forward pass too)"
                     raise AnomalyError(
                         f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}"
                     )
                 # A rule may hand its g straight on, or a view: such an array must not be written to by others.
-                fresh = not on_tensors and gi is not g and type(gi) is np.ndarray and gi.base is None
-                give(edge, gi, fresh)
+                give(edges[i], gi, gi is not g and type(gi) is np.ndarray and gi.base is None)
             if not retain_graph:
                 node.release()
     if inputs is None:
         return None
     result = []
     for t in inputs:
-        g = found.get((id(t._node), t._index) if t._node is not None else (id(t), -1))
+        g = found.get(_key(edge_of(t)))
         result.append(g if g is None or isinstance(g, Traced) else tensor_type(g))
     return result
+
+
+def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: type) -> tuple:
+    """The gradients of all outputs of a node, zeros for outputs that nothing depended on."""
+    given = next(s for s in slots if s is not None)
+    xp = namespace(given.data if on_tensors else given)
+    result = []
+    for g, (shape, dtype) in zip(slots, specs):
+        if g is None:
+            g = xp.zeros(shape, dtype)
+            g = tensor_type(g) if on_tensors else g
+        result.append(g)
+    return tuple(result)
 
 
 def _tensor_type(tensor: Any) -> type:

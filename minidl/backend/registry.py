@@ -87,7 +87,17 @@ class _State:
     failures: dict[str, str] = {}
     # kernels registered before their backend was loaded
     pending: dict[str, list[Kernel]] = {}
-    resolved_default = False
+    # called whenever what serves a primitive may have changed
+    on_change: list[Callable[[], None]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        _changed()
+
+
+def _changed() -> None:
+    for notify in _State.on_change:
+        notify()
 
 
 state = _State()
@@ -102,6 +112,7 @@ def register(backend: Backend) -> Backend:
             state.device_types[cls] = backend
     for k in state.pending.pop(backend.name, []):
         _add(backend, k)
+    _changed()
     return backend
 
 
@@ -232,6 +243,7 @@ def kernel(
 
 def _add(backend: Backend, k: Kernel) -> None:
     backend.kernels.setdefault(k.primitive, []).insert(0, k)
+    _changed()
 
 
 def unregister_kernel(function: Callable[..., Any]) -> None:
@@ -243,6 +255,7 @@ def unregister_kernel(function: Callable[..., Any]) -> None:
                 backend.kernels[name] = left
             else:
                 del backend.kernels[name]
+    _changed()
 
 
 def explain(primitive: str | None = None, backend: str | None = None) -> list[dict[str, str]]:

@@ -45,6 +45,14 @@ from minidl.backend.registry import BackendError, backend_of, state
 primitives: dict[str, Primitive] = {}
 
 
+def _refresh_all() -> None:
+    for p in primitives.values():
+        p.refresh()
+
+
+state.on_change.append(_refresh_all)
+
+
 class Traced:
     """Base class of Tensor: what makes a primitive record instead of just computing."""
 
@@ -64,6 +72,8 @@ class Primitive:
 
     #: set by :mod:`minidl.tensor`: how a call with Tensors among its inputs is computed and recorded
     record: Callable[[Primitive, tuple, dict], Any]
+    #: the same for one input and no parameters
+    record_unary: Callable[[Primitive, Any], Any]
 
     def __init__(
         self,
@@ -91,7 +101,16 @@ class Primitive:
         self.rules: dict[int, Rule] = {}
         self.joint: Rule | None = None
         self.composite: Callable[..., Any] | None = None
-        self._plans: dict[int, tuple] = {}
+        self.plans: dict[int, tuple] = {}
+        #: the reference, while a call on host arrays needs no choice of kernel; else None
+        self.host: Callable[..., Any] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Work out ``host`` again after a change of backend, kernels or strict mode."""
+        active = state.active
+        plain = active.array_type is np.ndarray and self.name not in active.kernels
+        self.host = self.reference if plain and not (state.strict and active.name != "numpy") else None
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}{self.__signature__}>"
@@ -101,6 +120,8 @@ class Primitive:
             args = (*args[0], *self._surplus(args[1:], params, 0))
         elif not self.variadic and len(args) != len(self.inputs):
             args = self._bind(args, params)
+        elif len(args) == 1 and not params and isinstance(args[0], Traced):
+            return Primitive.record_unary(self, args[0])
         for a in args:
             if isinstance(a, Traced):
                 return Primitive.record(self, args, params)
@@ -181,7 +202,7 @@ class Primitive:
         of inputs in this call.
         """
         key = needs if self.variadic is None else (needs, count)
-        found = self._plans.get(key)
+        found = self.plans.get(key)
         if found is None:
             rules = [self.joint] if self.joint else [r for i, r in self.rules.items() if needs >> i & 1]
             wants = [w for r in rules for w in r.wants]
@@ -191,7 +212,7 @@ class Primitive:
                     keep |= set(range(first, count))
             if self.composite:
                 keep = set(range(count))
-            found = self._plans[key] = (
+            found = self.plans[key] = (
                 tuple(sorted(keep)),
                 any(kind in ("shape", "shapes") for kind, _ in wants),
                 any(kind == "out" for kind, _ in wants),

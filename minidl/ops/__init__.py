@@ -72,6 +72,7 @@ from minidl.ops.linalg import (
     tril,
     triu,
 )
+from minidl.ops.linear import bilinear, linear
 from minidl.ops.primitive import (
     Primitive,
     default_dtype,

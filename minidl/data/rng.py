@@ -39,6 +39,8 @@ class SampleStreams:
 
     def uniform(self, k: int) -> np.ndarray:
         """(len(self), k) float32 on [0, 1). Every call gives the same numbers: fold in an int for others."""
+        if not len(self):
+            return np.empty((0, k), np.float32)
         return fold_in_uniform(self.generator, self.keys, k)
 
     def one(self, i: int) -> SampleStreams:

@@ -240,7 +240,11 @@ class Vocab:
     def encode(self, tokens: Iterable[str], *, bos: bool = False, eos: bool = False) -> np.ndarray:
         """(T,) int64 numbers, with ``bos`` in front and ``eos`` behind if asked."""
         ids = [self[token] for token in tokens]
-        return np.array([self.bos] * bos + ids + [self.eos] * eos, dtype=np.int64)
+        if bos:
+            ids.insert(0, self.bos)
+        if eos:
+            ids.append(self.eos)
+        return np.array(ids, dtype=np.int64)
 
     def decode(self, ids: Iterable[int], *, skip_specials: bool = False) -> list[str]:
         """The tokens of the numbers, without special ones (``unk`` stays) if asked."""

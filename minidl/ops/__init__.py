@@ -1,5 +1,6 @@
 """Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
 
+from minidl.ops.einsum import dot, einsum, outer, tensordot
 from minidl.ops.elementwise import (
     abs,
     add,
@@ -68,7 +69,23 @@ from minidl.ops.indexing import (
     take,
 )
 from minidl.ops.linalg import (
+    cholesky,
+    det,
+    diag,
+    diag_embed,
+    diagonal,
+    eigh,
+    inv,
     matmul,
+    matrix_norm,
+    matrix_power,
+    mT,
+    norm,
+    qr,
+    slogdet,
+    solve,
+    svd,
+    trace,
     tril,
     triu,
 )

@@ -1,11 +1,26 @@
-"""Linear algebra: matrix products, einsum, norms, triangles."""
+"""Linear algebra on the last two axes: products, diagonals, norms, solving, factorizations.
+
+Gradients of the factorizations after M. B. Giles, "Collected matrix derivative results for forward and reverse mode
+algorithmic differentiation", 2008, and J. Townsend, "Differentiating the singular value decomposition", 2016. They are
+functions of all of the matrix, so a symmetric input gets a symmetric gradient.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
+
 from minidl.backend.registry import namespace
-from minidl.ops.elementwise import sum_to
+from minidl.ops.elementwise import abs as absolute
+from minidl.ops.elementwise import astype, div, ones_like, sign, square, sum_to, where
 from minidl.ops.primitive import describe, primitive
-from minidl.ops.shape import swapaxes
+from minidl.ops.reduction import max as amax
+from minidl.ops.reduction import min as amin
+from minidl.ops.reduction import normalize_axes, restore
+from minidl.ops.reduction import sum as add_up
+from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
 
 
 @primitive(promote="same")
@@ -57,3 +72,321 @@ def triu(x, *, k=0):
 
 tril.defvjp(x=lambda g, k: tril(g, k=k))
 triu.defvjp(x=lambda g, k: triu(g, k=k))
+
+
+def mT(x: Any) -> Any:
+    """The last two axes exchanged: the transpose of each matrix."""
+    return swapaxes(x, -1, -2)
+
+
+@primitive
+def diagonal(x, *, offset=0, axis1=0, axis2=1):
+    """The diagonal of the matrices in ``axis1`` and ``axis2``, as a new last axis (a copy)."""
+    return namespace(x).diagonal(x, offset, axis1, axis2).copy()
+
+
+@primitive
+def diagonal_grad(g, *, offset, axis1, axis2, shape):
+    """Zeros of ``shape`` with the last axis of ``g`` on a diagonal of ``axis1`` and ``axis2``."""
+    xp = namespace(g)
+    axis1, axis2 = axis1 % len(shape), axis2 % len(shape)
+    moved = (*(n for i, n in enumerate(shape) if i not in (axis1, axis2)), shape[axis1], shape[axis2])
+    i = xp.arange(g.shape[-1])
+    index = (..., i + max(-offset, 0), i + max(offset, 0))
+    out = xp.zeros(moved, g.dtype)
+    if xp.__name__ == "jax.numpy":
+        out = out.at[index].set(g)
+    else:
+        out[index] = g
+    return xp.moveaxis(out, (-2, -1), (axis1, axis2))
+
+
+diagonal.defvjp(
+    x=lambda g, offset, axis1, axis2, x_shape: diagonal_grad(
+        g, offset=offset, axis1=axis1, axis2=axis2, shape=tuple(x_shape)
+    )
+)
+diagonal_grad.defvjp(g=lambda g, offset, axis1, axis2: diagonal(g, offset=offset, axis1=axis1, axis2=axis2))
+
+
+def diag_embed(x: Any, offset: int = 0) -> Any:
+    """Square matrices with the last axis of ``x`` on a diagonal (PyTorch's diag_embed)."""
+    n = x.shape[-1] + (offset if offset > 0 else -offset)
+    return diagonal_grad(x, offset=offset, axis1=-2, axis2=-1, shape=(*x.shape[:-1], n, n))
+
+
+def diag(x: Any, k: int = 0) -> Any:
+    """A matrix with the vector ``x`` on diagonal ``k``, or diagonal ``k`` of the matrix ``x``."""
+    if x.ndim not in (1, 2):
+        raise ValueError(f"diag: expected a 1-d or 2-d input, got {describe(x)}")
+    return diag_embed(x, k) if x.ndim == 1 else diagonal(x, offset=k)
+
+
+def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    """Sum of a diagonal."""
+    return add_up(diagonal(x, offset=offset, axis1=axis1, axis2=axis2), axis=-1)
+
+
+@primitive(name="norm", promote="float")
+def norm(x, *, ord=2, axis=None, keepdims=False):
+    """The vector norm (sum |x|^ord)^(1/ord) over ``axis`` (an int, a tuple, or None for all elements).
+
+    ``ord`` is any number; inf and -inf give the largest and smallest |x|, 0 the count of non-zeros. The gradient is 0
+    where the norm is 0. For norms of matrices see :func:`matrix_norm`.
+    """
+    if isinstance(ord, str):
+        raise ValueError(f"norm: ord must be a number, got {ord!r}; 'fro' and 'nuc' belong to matrix_norm")
+    xp = namespace(x)
+    if ord == 2:
+        return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
+    size = xp.abs(x)
+    if ord == 1:
+        return xp.sum(size, axis=axis, keepdims=keepdims)
+    if ord == math.inf:
+        return xp.max(size, axis=axis, keepdims=keepdims, **({"initial": 0} if size.size == 0 else {}))
+    if ord == -math.inf:
+        return xp.min(size, axis=axis, keepdims=keepdims)
+    if ord == 0:
+        return xp.sum(x != 0, axis=axis, keepdims=keepdims).astype(x.dtype)
+    with np.errstate(divide="ignore"):
+        return xp.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
+
+
+def _norm_grad(g, x, out, ord, axis, keepdims):
+    g, out = restore(g, axis, keepdims, x.shape), restore(out, axis, keepdims, x.shape)
+    if ord == 0:
+        return g * 0.0 * x
+    if ord == 1:
+        return g * sign(x)
+    if ord in (math.inf, -math.inf):
+        tied = astype(absolute(x) == out, dtype=x.dtype)
+        return g * sign(x) * tied / add_up(tied, axis=axis, keepdims=True)
+    safe = where(out == 0, ones_like(out), out)
+    if ord == 2:
+        return where(out == 0, 0.0, g / safe) * x
+    # d out / d x = sign(x) (|x| / out)^(ord - 1); at x = 0 the power may be infinite, the gradient is taken as 0
+    ratio = where(x == 0, 1.0, absolute(x)) / safe
+    return where((x == 0) | (out == 0), 0.0, g * sign(x) * ratio ** (ord - 1))
+
+
+norm.defvjp(x=_norm_grad)
+
+
+def matrix_norm(x: Any, ord: Any = "fro", axis: tuple[int, int] = (-2, -1), keepdims: bool = False) -> Any:
+    """A norm of the matrices in ``axis``: ``"fro"``, ``"nuc"`` (sum of singular values), 2 and -2 (largest and smallest
+    singular value), 1 and -1 (column sums), inf and -inf (row sums)."""
+    rows, columns = normalize_axes(axis, x.ndim)
+    if ord == "fro":
+        return norm(x, ord=2, axis=(rows, columns), keepdims=keepdims)
+    if ord in (1, -1, math.inf, -math.inf):
+        first, second = (rows, columns) if ord in (1, -1) else (columns, rows)
+        sums = add_up(absolute(x), axis=first, keepdims=True)
+        out = (amax if ord > 0 else amin)(sums, axis=second, keepdims=True)
+    elif ord in ("nuc", 2, -2):
+        s = svd(moveaxis(moveaxis(x, rows, -1), columns - (columns > rows), -1))[1]
+        out = add_up(s, axis=-1) if ord == "nuc" else amax(s, axis=-1) if ord == 2 else amin(s, axis=-1)
+        for a in sorted((rows, columns)):
+            out = unsqueeze(out, a)
+    else:
+        raise ValueError(f"matrix_norm: unknown ord {ord!r}; expected 'fro', 'nuc', 1, -1, 2, -2, inf or -inf")
+    return out if keepdims else out.reshape(tuple(n for i, n in enumerate(x.shape) if i not in (rows, columns)))
+
+
+def _linalg(op: str, function: str, *xs: Any, **kwargs: Any) -> Any:
+    """Call ``numpy.linalg``'s function; its errors with the operation's name and the shapes."""
+    for x in xs[:1]:
+        if x.ndim < 2 or (op not in ("svd", "qr") and x.shape[-1] != x.shape[-2]):
+            kind = "matrices" if op in ("svd", "qr") else "square matrices"
+            raise ValueError(f"{op}: expected {kind} in the last two axes, got {describe(x)}")
+    try:
+        return getattr(namespace(*xs).linalg, function)(*xs, **kwargs)
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(f"{op}: {error} ({', '.join(map(describe, xs))})") from None
+    except ValueError as error:
+        raise ValueError(f"{op}: shapes do not fit: {', '.join(map(describe, xs))}") from error
+
+
+@primitive(promote="float")
+def solve(a, b):
+    """The ``x`` with ``a @ x = b``: ``a`` (..., n, n); ``b`` (n,) or (..., n, k). Raises LinAlgError if singular."""
+    return _linalg("solve", "solve", a, b)
+
+
+@solve.defvjp_all
+def _solve_grad(g, needs, a, out, a_shape, b_shape):
+    """For A X = B: dL/dB = A^-T G, dL/dA = -dL/dB X^T."""
+    vector = len(b_shape) == 1
+    if vector:
+        g, out = g[..., None], out[..., None]
+    grad_b = solve(mT(a), g)
+    grad_a = sum_to(-(grad_b @ mT(out)), shape=tuple(a_shape)) if needs[0] else None
+    if vector:
+        grad_b = grad_b[..., 0]
+    return grad_a, sum_to(grad_b, shape=tuple(b_shape)) if needs[1] else None
+
+
+@primitive(promote="float")
+def inv(x):
+    """The inverse of each matrix. Raises LinAlgError if one is singular. Prefer :func:`solve`."""
+    return _linalg("inv", "inv", x)
+
+
+inv.defvjp(x=lambda g, out: -(mT(out) @ g @ mT(out)))
+
+
+@primitive(promote="float")
+def det(x):
+    """The determinant of each matrix."""
+    return _linalg("det", "det", x)
+
+
+@primitive(promote="float")
+def cofactor(x):
+    """The matrix of cofactors, det(x) inv(x)^T, from the singular values so that a singular ``x`` has one too."""
+    xp = namespace(x)
+    u, s, vh = xp.linalg.svd(x)
+    n = x.shape[-1]
+    others = xp.where(xp.eye(n, dtype=bool), xp.ones_like(s[..., None, :]), s[..., None, :]).prod(axis=-1)
+    orientation = xp.linalg.det(u) * xp.linalg.det(vh)
+    return orientation[..., None, None] * ((u * others[..., None, :]) @ vh)
+
+
+det.defvjp(x=lambda g, x: g[..., None, None] * cofactor(x))
+
+
+def _cofactor_grad(g, x, out):
+    """From C = det(A) A^-T; needs an invertible matrix."""
+    inverse = mT(inv(x))
+    total = add_up(g * out, axis=(-2, -1), keepdims=True)
+    return total * inverse - inverse @ mT(g) @ out
+
+
+cofactor.defvjp(x=_cofactor_grad)
+
+
+@primitive(promote="float")
+def slogdet(x):
+    """``(sign, log|det|)`` of each matrix; (0, -inf) if singular."""
+    return tuple(_linalg("slogdet", "slogdet", x))
+
+
+slogdet.defvjp(x=lambda g, x: g[1][..., None, None] * mT(inv(x)))
+
+
+@primitive(promote="float")
+def cholesky(x):
+    """The lower triangular L with L L^T = x, for symmetric positive definite matrices (else LinAlgError). Only the
+    lower triangle of ``x`` is looked at, but the gradient is that of the symmetric matrix."""
+    return _linalg("cholesky", "cholesky", x)
+
+
+def _cholesky_grad(g, out):
+    """S = L^-T phi(L^T G) L^-1, made symmetric; phi takes the lower triangle with half the diagonal (Giles, 4.7)."""
+    phi = tril(mT(out) @ g)
+    phi = phi - 0.5 * (phi - tril(phi, k=-1))
+    s = mT(solve(mT(out), mT(solve(mT(out), phi))))
+    return 0.5 * (s + mT(s))
+
+
+cholesky.defvjp(x=_cholesky_grad)
+
+
+@primitive(promote="float")
+def eigh(x):
+    """Eigenvalues in ascending order, (..., n), and eigenvectors as columns, (..., n, n), of symmetric matrices (only
+    the lower triangle is looked at).
+
+    The gradient is defined for functions that do not depend on the eigenvectors' signs, nor on the choice of vectors
+    where eigenvalues coincide.
+    """
+    return tuple(_linalg("eigh", "eigh", x))
+
+
+def _skew(x):
+    return x - mT(x)
+
+
+def _inverse_gaps(s):
+    """1 / (s_j - s_i), and 0 where they are equal."""
+    gaps = s[..., None, :] - s[..., :, None]
+    return where(gaps == 0, 0.0, div(1.0, where(gaps == 0, ones_like(gaps), gaps)))
+
+
+@eigh.defvjp_all
+def _eigh_grad(g, needs, out):
+    """V (diag(dw) + skew(V^T dV) / 2 / (w_j - w_i)) V^T."""
+    (gw, gv), (w, v) = g, out
+    inner = diag_embed(gw) + 0.5 * _skew(mT(v) @ gv) * _inverse_gaps(w)
+    return (v @ inner @ mT(v),)
+
+
+@primitive(promote="float")
+def svd(x):
+    """``(U, S, Vh)`` with x = U diag(S) Vh, reduced: for (..., m, n) and k = min(m, n) the shapes are (..., m, k),
+    (..., k) and (..., k, n); S descends.
+
+    The gradient is defined for functions that do not depend on the signs of the singular vectors, nor on their choice
+    where singular values coincide.
+    """
+    return tuple(_linalg("svd", "svd", x, full_matrices=False))
+
+
+@svd.defvjp_all
+def _svd_grad(g, needs, out):
+    (gu, gs, gvh), (u, s, vh) = g, out
+    m, k, n = u.shape[-2], s.shape[-1], vh.shape[-1]
+    row, column = s[..., None, :], s[..., :, None]
+    ut_gu = _skew(mT(u) @ gu)
+    vt_gv = _skew(vh @ mT(gvh))
+    inner = diag_embed(gs) + (ut_gu * row + column * vt_gv) * _inverse_gaps(square(s))
+    grad = u @ inner @ vh
+    # the parts of gu and gvh outside the spaces that U and V span
+    if m > k:
+        scaled = gu / row
+        grad = grad + (scaled - u @ (mT(u) @ scaled)) @ vh
+    if n > k:
+        scaled = gvh / column
+        grad = grad + u @ (scaled - (scaled @ mT(vh)) @ vh)
+    return (grad,)
+
+
+@primitive(promote="float")
+def qr(x):
+    """``(Q, R)`` with x = Q R, reduced: Q (..., m, k) with orthonormal columns, R (..., k, n) upper triangular."""
+    return tuple(_linalg("qr", "qr", x))
+
+
+@qr.defvjp_all
+def _qr_grad(g, needs, out):
+    """(GQ + Q sym(M)) R^-T with M = R GR^T - GQ^T Q, sym mirroring the lower triangle. Columns beyond the k-th are
+    linear in Q: their gradient is Q GR."""
+    (gq, gr), (q, r) = g, out
+    k, n = r.shape[-2], r.shape[-1]
+    extra = None
+    if n > k:
+        gq = gq + (q @ r[..., :, k:]) @ mT(gr[..., :, k:])
+        extra = q @ gr[..., :, k:]
+        r, gr = r[..., :, :k], gr[..., :, :k]
+    lower = tril(r @ mT(gr) - mT(gq) @ q, k=-1)
+    diagonal_part = tril(r @ mT(gr) - mT(gq) @ q) - lower
+    rhs = gq + q @ (lower + mT(lower) + diagonal_part)
+    grad = mT(solve(r, mT(rhs)))
+    return (grad if extra is None else concat([grad, extra], axis=-1),)
+
+
+def matrix_power(x: Any, n: int) -> Any:
+    """``x @ x @ ...`` (n times) by repeated squaring; a negative ``n`` powers the inverse."""
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        raise ValueError(f"matrix_power: expected square matrices, got {describe(x)}")
+    if n < 0:
+        x, n = inv(x), -n
+    result = None
+    while n:
+        if n & 1:
+            result = x if result is None else result @ x
+        n >>= 1
+        if n:
+            x = x @ x
+    if result is None:
+        return x * 0 + namespace(getattr(x, "data", x)).eye(x.shape[-1], dtype=x.dtype)
+    return result

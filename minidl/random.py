@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.backend.live import live
 from minidl.ops.random import philox_rounds, random_bits
 
 _MASK64 = (1 << 64) - 1
@@ -68,14 +69,16 @@ class Generator:
 
     def reserve(self, n: int) -> tuple[int, int]:
         """Set aside the next ``n`` words; returns (key, offset of the first). For kernels that make bits themselves."""
+        return live(lambda: self.key), live(lambda: self._advance(n))
+
+    def _advance(self, n: int) -> int:
         at = self.offset
         self.offset += n
-        return self.key, at
+        return at
 
     def bits(self, n: int) -> np.ndarray:
         """``n`` random uint32 words."""
-        key, at = self.reserve(n)
-        return np.asarray(random_bits.reference(key=key, offset=at, size=n))
+        return np.asarray(random_bits.reference(key=self.key, offset=self._advance(n), size=n))
 
     def uniform(
         self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, dtype: Any = np.float32

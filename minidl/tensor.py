@@ -12,7 +12,7 @@ import numpy as np
 from minidl import ops
 from minidl.autograd import engine
 from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, next_in_sequence, user_line
-from minidl.backend.registry import backend_of, get_backend, load, to_numpy
+from minidl.backend.registry import backend_of, get_backend, load, state, to_numpy
 from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
 
 _ndarray = np.ndarray
@@ -265,17 +265,23 @@ class Tensor(Traced):
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array; shares memory where the backend does. Raises RuntimeError if a gradient is
         required (detach() first)."""
+        if state.tracer is not None:
+            state.tracer.leak("numpy()")
         if self.requires_grad:
             raise RuntimeError("numpy(): this tensor requires a gradient; use tensor.detach().numpy()")
         return to_numpy(self.data)
 
     def item(self) -> Any:
         """The only element, as a Python scalar."""
+        if state.tracer is not None:
+            state.tracer.leak("item()")
         if self.size != 1:
             raise ValueError(f"item: expected a tensor with one element, got shape {self.shape}")
         return to_numpy(self.data).item()
 
     def tolist(self) -> Any:
+        if state.tracer is not None:
+            state.tracer.leak("tolist()")
         return to_numpy(self.data).tolist()
 
     # Autograd
@@ -358,6 +364,8 @@ class Tensor(Traced):
     def assign_(self, value: Any) -> Tensor:
         """Take over the values of ``value`` (broadcast, cast to this dtype), in place and unrecorded."""
         array = value.data if isinstance(value, Tensor) else value
+        if state.tracer is not None:
+            state.tracer.assign(self, array)
         if type(self.data) is _ndarray:
             self.data[...] = to_numpy(array)
         else:
@@ -387,6 +395,8 @@ class Tensor(Traced):
             if self._base is not None:
                 raise RuntimeError(f"{op}: a view cannot be changed in place while gradients are recorded; clone() it")
         array = new.data
+        if state.tracer is not None:
+            state.tracer.assign(self, array)
         if type(self.data) is _ndarray:
             self.data[...] = array
         else:
@@ -415,11 +425,11 @@ class Tensor(Traced):
         return self._become(ops.mul(self, other), "mul_")
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        if not (mode.enabled and (self.requires_grad or getattr(value, "requires_grad", False))):
-            if type(self.data) is _ndarray:
-                self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
-                self._bump()
-                return
+        recorded = mode.enabled and (self.requires_grad or getattr(value, "requires_grad", False))
+        if not recorded and type(self.data) is _ndarray and state.tracer is None:
+            self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
+            self._bump()
+            return
         self._become(ops.setitem(self, value, index), "index assignment")
 
     # Operators: a NumPy array or a Python scalar may stand on either side
@@ -564,6 +574,8 @@ class Tensor(Traced):
         return bool((self == value).any())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if state.tracer is not None:
+            state.tracer.leak("np.asarray(tensor)")
         if self.requires_grad:
             raise RuntimeError("np.asarray(tensor): this tensor requires a gradient; use tensor.detach()")
         return np.array(to_numpy(self.data), dtype=dtype, copy=copy)
@@ -595,6 +607,8 @@ class Tensor(Traced):
         return _rebuild, (type(self), to_numpy(self.data), self.requires_grad and self.is_leaf)
 
     def __repr__(self) -> str:
+        if state.tracer is not None:
+            state.tracer.leak("printing a tensor")
         body = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(")
         extra = ""
         if self.dtype not in (default_dtype(), np.dtype(np.int64), np.dtype(bool)):
@@ -842,9 +856,9 @@ def _make_array(data: Any, dtype: Any, backend: Any, device: str | None) -> Any:
         array = np.asarray(data)
         if array.dtype.kind not in "fiubcV":
             raise TypeError(f"Tensor: cannot make a tensor of {type(data).__name__} with dtype {array.dtype}")
-        if dtype is None and array.dtype == np.float64 and not isinstance(data, (_ndarray, np.generic)):
-            if not _holds_float64(data):
-                dtype = default_dtype()
+        python_floats = array.dtype == np.float64 and not _holds_float64(data)
+        if dtype is None and python_floats:
+            dtype = default_dtype()
         return backend.asarray(array, dtype=dtype)
     if device is not None or dtype is not None:
         home = backend if device is not None else backend_of(data)

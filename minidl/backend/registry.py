@@ -81,6 +81,8 @@ class Backend:
 class _State:
     active: Backend
     strict = False
+    # collects the calls of primitives while minidl.jit captures a step
+    tracer: Any = None
     backends: dict[str, Backend] = {}
     # array types other than numpy.ndarray, each with the backend that owns it
     device_types: dict[type, Backend] = {}

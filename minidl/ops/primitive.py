@@ -110,7 +110,8 @@ class Primitive:
         """Work out ``host`` again after a change of backend, kernels or strict mode."""
         active = state.active
         plain = active.array_type is np.ndarray and self.name not in active.kernels
-        self.host = self.reference if plain and not (state.strict and active.name != "numpy") else None
+        strict = state.strict and active.name != "numpy"
+        self.host = self.reference if plain and not strict and state.tracer is None else None
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}{self.__signature__}>"
@@ -147,6 +148,11 @@ class Primitive:
 
     def run(self, arrays: Any, params: dict) -> Any:
         """Compute on plain arrays, by the kernel of the arrays' backend that accepts the call, else the reference."""
+        if state.tracer is not None:
+            return state.tracer.run(self, arrays, params, lambda: self._run(arrays, params))
+        return self._run(arrays, params)
+
+    def _run(self, arrays: Any, params: dict) -> Any:
         backend = state.active
         if state.device_types:
             backend, arrays = _place(arrays)

@@ -1,0 +1,57 @@
+"""Training: the Trainer, metrics, callbacks, checkpoints."""
+
+from minidl.train.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    JSONLLogger,
+    LambdaCallback,
+    LearningCurve,
+    LRMonitor,
+    ModelCheckpoint,
+    TensorBoard,
+)
+from minidl.train.checkpoint import CheckpointError
+from minidl.train.metrics import (
+    F1,
+    Accuracy,
+    ConfusionMatrix,
+    Mean,
+    MeanAbsoluteError,
+    MeanLoss,
+    MeanSquaredError,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    TopK,
+)
+from minidl.train.trainer import Interrupted, NonFiniteLossError, Trainer
+
+__all__ = [
+    "F1",
+    "Accuracy",
+    "CSVLogger",
+    "Callback",
+    "CheckpointError",
+    "ConfusionMatrix",
+    "EarlyStopping",
+    "Interrupted",
+    "JSONLLogger",
+    "LRMonitor",
+    "LambdaCallback",
+    "LearningCurve",
+    "Mean",
+    "MeanAbsoluteError",
+    "MeanLoss",
+    "MeanSquaredError",
+    "Metric",
+    "ModelCheckpoint",
+    "NonFiniteLossError",
+    "Perplexity",
+    "Precision",
+    "Recall",
+    "TensorBoard",
+    "TopK",
+    "Trainer",
+]

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from minidl.random import Generator, default_generator
 from minidl.tensor import Tensor
@@ -65,6 +64,8 @@ def trunc_normal_(
     """Normal, restricted to [a, b] (absolute bounds, not multiples of ``std``), by inverting its distribution."""
     if not a < b:
         raise ValueError(f"trunc_normal_: expected a < b, got a={a}, b={b}")
+    from scipy import special  # takes longer to import than all of minidl
+
     generator = generator or default_generator()
     low, high = special.ndtr((a - mean) / std), special.ndtr((b - mean) / std)
     u = generator.uniform(tensor.shape, low, high, dtype=np.float64)

@@ -1,6 +1,44 @@
 """Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
 
+from minidl.ops.conv import (
+    conv1d,
+    conv1d_input_grad,
+    conv1d_weight_grad,
+    conv2d,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d,
+    conv3d_input_grad,
+    conv3d_weight_grad,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from minidl.ops.einsum import dot, einsum, outer, tensordot
+from minidl.ops.activation import (
+    elu,
+    gelu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    mish,
+    normal_cdf,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softmin,
+    softplus,
+    softsign,
+    tanh,
+)
 from minidl.ops.elementwise import (
     abs,
     add,

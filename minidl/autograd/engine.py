@@ -225,8 +225,8 @@ class Node:
         for kept in self.saved.values() if type(self.saved) is dict else self.saved:
             if isinstance(kept, Traced) and kept.changed_at > self.seq:
                 raise RuntimeError(
-                    f"the gradient of {self.prim.name} needs an input of shape {tuple(kept.shape)} that was changed in "
-                    f"place after it was used (it is at version {kept.version}); use an out-of-place operation, or "
+                    f"the gradient of {self.prim.name} needs an input of shape {tuple(kept.shape)} that was changed "
+                    f"in place after it was used (it is at version {kept.version}); use an out-of-place operation, or "
                     "clone() it first"
                 )
         if self.clobbered and self.out is not None:
@@ -264,7 +264,7 @@ class Node:
                 if not on_tensors and isinstance(v, Traced):
                     v = v.data
                 elif on_tensors and isinstance(v, np.ndarray):
-                    v = tensor_type(v)
+                    v = tensor_type._from_node(v, None)
             elif kind == "shape":
                 v = self.shapes[key]
             elif kind == "out":
@@ -289,7 +289,8 @@ class Node:
         return tensor_type._from_node(self.out, self)
 
     def _composite_vjp(self, g: Any) -> list:
-        inputs = [self.saved[i] for i in range(len(self.edges))]
+        # each input gets a node of its own (+a), so that an input given twice, or made from another one, counts once
+        inputs = [+self.saved[i] if self.needs >> i & 1 else self.saved[i] for i in range(len(self.edges))]
         out = self.prim.composite(*inputs, **self.params)
         wanted = [a for i, a in enumerate(inputs) if self.needs >> i & 1]
         outs, gs = (
@@ -316,12 +317,17 @@ def edge_of(tensor: Any) -> Any:
     return tensor._edge or tensor._node or tensor
 
 
-def _needed(roots: list, targets: set) -> set:
-    """Nodes from which one of ``targets`` (edges) can be reached: only these need visiting when inputs are given."""
+def _needed(roots: list, targets: set, seqs: list) -> set:
+    """Nodes from which one of ``targets`` (edges) can be reached: only these need visiting when inputs are given.
+
+    ``seqs`` are the sequence numbers of the targets' nodes, ``None`` for a leaf.
+    """
+    # nothing older than the oldest target leads to one
+    oldest = min(seqs, default=-1) if None not in seqs else -1
     nodes, stack = {}, [r for r in roots if r is not None]
     while stack:
         node = stack.pop()
-        if node.seq in nodes:
+        if node.seq in nodes or node.seq < oldest:
             continue
         nodes[node.seq] = node
         for e in node.edges:
@@ -361,8 +367,11 @@ def backward(
     on_tensors = create_graph or mode.trace_backward
     anomaly = mode.anomaly
     found: dict[tuple, Any] = {}
+    leaves: dict[tuple, Any] = {}
     targets = {_key(edge_of(t)) for t in inputs} if inputs is not None else None
-    needed = _needed([t._node for t in roots], targets) if inputs is not None else None
+    needed = None
+    if inputs is not None:
+        needed = _needed([t._node for t in roots], targets, [t._node and t._node.seq for t in inputs])
 
     # Gradients that wait for their node, one slot an output, and the order in which nodes are due. `owned` holds the
     # arrays (by id) that were made here by an addition, which may therefore be added to in place.
@@ -375,7 +384,13 @@ def backward(
         if type(edge) is tuple:
             edge, index = edge
         elif type(edge) is not Node:
-            _give_leaf(edge, g, fresh, found, targets, on_tensors)
+            key = (id(edge), -1)
+            if targets is None and not edge._hooks:
+                _accumulate(edge, g, fresh, on_tensors)
+            elif targets is None or key in targets:
+                # hooks see the whole gradient, which is known only at the end
+                leaves[key] = edge
+                found[key] = found[key] + g if key in found else g
             return
         if needed is not None and edge.seq not in needed and (id(edge), index) not in targets:
             return
@@ -423,15 +438,22 @@ def backward(
                         f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}"
                     )
                 # A rule may hand its g straight on, or a view: such an array must not be written to by others.
-                give(edges[i], gi, gi is not g and type(gi) is np.ndarray and gi.base is None)
+                fresh = type(gi) is np.ndarray and gi.base is None and gi is not g
+                if fresh and type(g) is tuple:
+                    fresh = all(gi is not s for s in g)
+                give(edges[i], gi, fresh)
             if not retain_graph:
                 node.release()
+        for key, leaf in leaves.items():
+            found[key] = _run_leaf_hooks(leaf, found[key], on_tensors)
+            if targets is None:
+                _accumulate(leaf, found[key], False, on_tensors)
     if inputs is None:
         return None
     result = []
     for t in inputs:
         g = found.get(_key(edge_of(t)))
-        result.append(g if g is None or isinstance(g, Traced) else tensor_type(g))
+        result.append(g if g is None or isinstance(g, Traced) else tensor_type._from_node(g, None))
     return result
 
 
@@ -443,7 +465,7 @@ def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: type) -
     for g, (shape, dtype) in zip(slots, specs):
         if g is None:
             g = xp.zeros(shape, dtype)
-            g = tensor_type(g) if on_tensors else g
+            g = tensor_type._from_node(g, None) if on_tensors else g
         result.append(g)
     return tuple(result)
 
@@ -453,30 +475,31 @@ def _tensor_type(tensor: Any) -> type:
     return next(c for c in reversed(type(tensor).__mro__) if issubclass(c, Traced) and c is not Traced)
 
 
-def _give_leaf(leaf: Any, g: Any, fresh: bool, found: dict, targets: set | None, on_tensors: bool) -> None:
-    if leaf._hooks:
-        for hook in list(leaf._hooks.values()):
-            replaced = hook(g if isinstance(g, Traced) else _tensor_type(leaf)(g))
-            if replaced is not None:
-                g, fresh = (replaced if on_tensors else replaced.data), False
-    if targets is None:
-        _accumulate(leaf, g, fresh, on_tensors)
-    elif (id(leaf), -1) in targets:
-        have = found.get((id(leaf), -1))
-        found[id(leaf), -1] = g if have is None else have + g
+def _run_leaf_hooks(leaf: Any, g: Any, on_tensors: bool) -> Any:
+    for hook in list((leaf._hooks or {}).values()):
+        replaced = hook(g if isinstance(g, Traced) else _tensor_type(leaf)._from_node(g, None))
+        if replaced is not None:
+            g = replaced if on_tensors else replaced.data
+    return g
 
 
 def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
     """``tensor.grad += g``, never keeping an array that somebody else also holds."""
-    cls = _tensor_type(tensor)
-    if tensor.grad is not None:
-        tensor.grad = tensor.grad + g if on_tensors else cls(tensor.grad.data + g)
-    elif on_tensors:
-        tensor.grad = g
+    grad, dtype = tensor.grad, tensor.data.dtype
+    if on_tensors:
+        g = g.astype(dtype) if g.dtype != dtype else g
+        tensor.grad = g.clone() if grad is None else grad + g
+        return
+    if grad is None:
+        if g.dtype != dtype:
+            g, fresh = g.astype(dtype), True
+        g = g if fresh or type(g) is not np.ndarray else g.copy()
+        tensor.grad = _tensor_type(tensor)._from_node(g, None)
+    elif type(grad.data) is np.ndarray and grad.data.flags.writeable and not grad.requires_grad:
+        np.add(grad.data, g, out=grad.data, casting="same_kind")
+        grad._bump()
     else:
-        if g.dtype != tensor.data.dtype:
-            g, fresh = g.astype(tensor.data.dtype), True
-        tensor.grad = cls(g if fresh or type(g) is not np.ndarray else g.copy())
+        tensor.grad = _tensor_type(tensor)._from_node(grad.data + g, None)
 
 
 def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: type) -> None:
@@ -484,6 +507,6 @@ def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: type) -> 
         g = slots[index]
         if g is None:
             continue
-        replaced = hook(g if isinstance(g, Traced) else tensor_type(g))
+        replaced = hook(g if isinstance(g, Traced) else tensor_type._from_node(g, None))
         if replaced is not None:
             slots[index] = replaced if on_tensors else replaced.data

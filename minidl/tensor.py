@@ -129,8 +129,21 @@ def _link_view(result: Tensor, args: tuple) -> None:
     """Views share a version counter with the tensor whose memory they show."""
     for a in args:
         if isinstance(a, Tensor) and type(a.data) is _ndarray and np.may_share_memory(result.data, a.data):
-            result._base = a if a._base is None else a._base
+            base = result._base = a if a._base is None else a._base
+            if not (base.requires_grad and base._node is None):
+                base._note_view(result)
             return
+
+
+def _refuse_stale_view(g: Any) -> Any:
+    raise RuntimeError(
+        "backward through a view of a tensor that was later changed in place: take the view again after the change, or "
+        "clone() it before"
+    )
+
+
+_stale_view = Primitive(lambda x: x, "stale_view", None, True)
+_stale_view.defvjp(x=_refuse_stale_view)
 
 
 def _check_anomaly(prim: Primitive, args: tuple, result: Any) -> None:
@@ -172,6 +185,7 @@ class Tensor(Traced):
     _changed_at = 0
     _base: Tensor | None = None
     _hooks: dict | None = None
+    _views: list | None = None
 
     #: makes ndarray's operators leave mixed expressions to Tensor's
     __array_ufunc__ = None
@@ -361,6 +375,15 @@ class Tensor(Traced):
             if t._node is not None:
                 t._node.clobbered = True
 
+    def _note_view(self, view: Tensor) -> None:
+        """Remember a view, because an in-place change that is recorded makes its place in the graph wrong. (A leaf that
+        requires a gradient cannot be changed so.)"""
+        if self._views is None:
+            self._views = []
+        elif len(self._views) > 64:
+            self._views = [r for r in self._views if r() is not None]
+        self._views.append(weakref.ref(view))
+
     def assign_(self, value: Any) -> Tensor:
         """Take over the values of ``value`` (broadcast, cast to this dtype), in place and unrecorded."""
         array = value.data if isinstance(value, Tensor) else value
@@ -403,7 +426,13 @@ class Tensor(Traced):
             self.data = array.astype(self.dtype)
         self._bump()
         if new.requires_grad:
+            retained = self._node and self._node.retain and self._node.retain.pop(self._output_index, None)
             self._node, self._edge, self.requires_grad = new._node, new._edge, True
+            if retained:
+                self.retain_grad()
+            for view in [v for r in self._views or () if (v := r()) is not None]:
+                view._node, view._edge, view.requires_grad = Node(_stale_view, (self,), {}, 1, view.data), None, True
+            self._views = None
         return self
 
     def __iadd__(self, other: Any) -> Tensor:
@@ -595,9 +624,8 @@ class Tensor(Traced):
         if not self.is_leaf:
             raise RuntimeError("deepcopy: only leaf tensors can be copied deeply; use detach() or clone()")
         t = type(self).__new__(type(self))
-        t.__dict__.update(
-            {k: v for k, v in self.__dict__.items() if k not in ("_hooks", "_base", "_version", "_changed_at")}
-        )
+        own = ("_hooks", "_base", "_version", "_changed_at", "_views")
+        t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         t.data = self.data.copy()
         t.grad = None if self.grad is None else self.grad.detach().clone()
         memo[id(self)] = t
@@ -723,10 +751,11 @@ class Tensor(Traced):
         return ops.flatten(self, start_dim, end_dim)
 
     def transpose(self, *axes: Any) -> Tensor:
-        """NumPy's transpose: no argument reverses the axes, all axes permute them; two swap those two (PyTorch)."""
-        axes = _ints(axes)
-        if len(axes) == 2 and self.ndim != 2:
+        """``transpose(a, b)`` swaps two axes (PyTorch); ``transpose()`` reverses them and ``transpose(axes)`` permutes
+        them (NumPy). NumPy's ``transpose(0, 1)`` of a matrix, which does nothing, is not meant by anybody."""
+        if len(axes) == 2:
             return ops.swapaxes(self, *axes)
+        axes = _ints(axes)
         return ops.permute(self, axes=axes or tuple(range(self.ndim))[::-1])
 
     def permute(self, *axes: Any) -> Tensor:

@@ -1,20 +1,5 @@
 """Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
 
-from minidl.ops.conv import (
-    conv1d,
-    conv1d_input_grad,
-    conv1d_weight_grad,
-    conv2d,
-    conv2d_input_grad,
-    conv2d_weight_grad,
-    conv3d,
-    conv3d_input_grad,
-    conv3d_weight_grad,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
-from minidl.ops.einsum import dot, einsum, outer, tensordot
 from minidl.ops.activation import (
     elu,
     gelu,
@@ -39,6 +24,22 @@ from minidl.ops.activation import (
     softsign,
     tanh,
 )
+from minidl.ops.attention import attention_backward, scaled_dot_product_attention
+from minidl.ops.conv import (
+    conv1d,
+    conv1d_input_grad,
+    conv1d_weight_grad,
+    conv2d,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d,
+    conv3d_input_grad,
+    conv3d_weight_grad,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from minidl.ops.einsum import dot, einsum, outer, tensordot
 from minidl.ops.elementwise import (
     abs,
     add,
@@ -95,6 +96,7 @@ from minidl.ops.elementwise import (
     where,
     zeros_like,
 )
+from minidl.ops.embedding import embedding, embedding_grad
 from minidl.ops.indexing import (
     gather,
     gather_grad,
@@ -137,6 +139,14 @@ from minidl.ops.primitive import (
     set_default_dtype,
 )
 from minidl.ops.random import dropout, random_bits
+from minidl.ops.recurrent import (
+    gru,
+    gru_backward,
+    lstm,
+    lstm_backward,
+    rnn,
+    rnn_backward,
+)
 from minidl.ops.reduction import (
     all,
     any,

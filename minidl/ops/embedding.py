@@ -1,0 +1,70 @@
+"""Rows of a table by number, and the gradient that adds up what each row was used for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.elementwise import where, zeros_like
+from minidl.ops.primitive import describe, primitive
+
+
+@primitive
+def embedding(weight, index, *, padding_idx=None):
+    """``weight[index]``: (V, D) and integers of any shape -> (..., D).
+
+    Row ``padding_idx`` gets no gradient. Raises TypeError for an index that is not of integers, and IndexError that
+    names the range for one outside ``[0, V)``.
+    """
+    xp = namespace(weight, index)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: expected a weight of shape (V, D), got {describe(weight)}")
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"embedding: expected an index of integer dtype, got {describe(index)}")
+    # reading an index back from a device to check it would make every step wait
+    if type(index) is np.ndarray and index.size and (index.min() < 0 or index.max() >= weight.shape[0]):
+        raise IndexError(
+            f"embedding: indices {index.min()}..{index.max()} are outside 0..{weight.shape[0] - 1}, the rows of "
+            f"{describe(weight)}"
+        )
+    return xp.take(weight, index, axis=0)
+
+
+@primitive
+def embedding_grad(g, index, *, num_embeddings, padding_idx=None):
+    """Zeros (V, D) to which each ``g[...]`` (..., D) is added at row ``index[...]``, except row ``padding_idx``."""
+    xp = namespace(g, index)
+    dim = g.shape[-1]
+    g = g.reshape(math.prod(index.shape), dim)
+    index = index.reshape(-1)
+    if xp is np and g.dtype.char in "fd":
+        # As a product with the sparse matrix whose column j has a one in row index[j]: a plain C loop over the rows of
+        # g, many times as fast as np.add.at.
+        from scipy import sparse
+
+        ones = np.ones(len(index), g.dtype)
+        shape = (num_embeddings, len(index))
+        out = sparse.csc_array((ones, index, np.arange(len(index) + 1)), shape=shape) @ g
+    elif xp.__name__ == "jax.numpy":
+        out = xp.zeros((num_embeddings, dim), g.dtype).at[index].add(g)
+    else:
+        out = xp.zeros((num_embeddings, dim), g.dtype)
+        xp.add.at(out, index, g)
+    if padding_idx is not None:
+        out = xp.where(xp.arange(num_embeddings)[:, None] == padding_idx, 0, out)
+    return out
+
+
+def _rows(g, index, padding_idx):
+    rows = embedding(g, index)
+    return rows if padding_idx is None else where((index == padding_idx)[..., None], zeros_like(rows), rows)
+
+
+embedding.defvjp(
+    weight=lambda g, index, weight_shape, padding_idx: embedding_grad(
+        g, index, num_embeddings=weight_shape[0], padding_idx=padding_idx
+    )
+)
+embedding_grad.defvjp(g=lambda g, index, padding_idx: _rows(g, index, padding_idx))

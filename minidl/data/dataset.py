@@ -140,7 +140,7 @@ def random_split(dataset, lengths: Sequence[int | float], generator: Generator |
     if any(isinstance(length, float) for length in lengths):
         if abs(sum(lengths) - 1) > 1e-6:
             raise ValueError(f"random_split: fractions {list(lengths)} sum to {sum(lengths)}, not 1")
-        # The small term keeps 0.29 * 100 = 28.999999999999996 from losing a sample.
+        # The small term keeps 100 * 0.29 = 28.999999999999996 from losing a sample.
         sizes = [int(np.floor(n * fraction + 1e-9)) for fraction in lengths]
         for i in range(n - sum(sizes)):
             sizes[i % len(sizes)] += 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import secrets
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -14,6 +15,16 @@ from pathlib import Path
 
 class CorruptFileError(ValueError):
     """A data file is truncated, damaged, or not what it should be. The message names the file."""
+
+
+# What is the server's or the network's fault; a full disk, say, is not, and no other address would help.
+_DOWNLOAD_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    CorruptFileError,
+)
 
 
 def data_folders(root: str | os.PathLike | None = None) -> list[Path]:
@@ -51,18 +62,16 @@ def atomic_write(path: str | os.PathLike):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # Not tempfile: it makes files that only their owner can read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes 0600 files; data is to be shared as usual
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -91,7 +100,7 @@ def download(
             with urllib.request.urlopen(url, timeout=timeout) as response, atomic_write(path) as file:
                 _copy_checked(response, file, expected)
             return Path(path)
-        except (urllib.error.URLError, TimeoutError, ConnectionError, CorruptFileError) as error:
+        except _DOWNLOAD_ERRORS as error:
             failures.append(f"  {url}: {error}")
     raise ConnectionError(f"could not download {Path(path).name}:\n" + "\n".join(failures))
 

@@ -120,7 +120,7 @@ def test_archive_with_a_link_refused(tmp_path):
     path = tmp_path / "cifar-10-binary.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         info = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", RECORDS * 3073
         archive.addfile(info)
     with pytest.raises(CorruptFileError, match="expected a file"):
         Small10(path)

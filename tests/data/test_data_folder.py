@@ -139,6 +139,16 @@ def test_workers_read_the_same(root, worker_type):
         np.testing.assert_array_equal(y, y2)
 
 
+def test_processes_do_not_share_the_zip_files_position(tmp_path):
+    files = {f"{i % 3}/{i:03}.png": png(np.full((8, 8, 3), i % 251, np.uint8)) for i in range(600)}
+    data = ImageFolder(write_zip(tmp_path / "d.zip", files))
+    images, _ = next(iter(DataLoader(data, 600)))
+    for got, wanted in zip(
+        DataLoader(data, 5, num_workers=4, worker_type="process"), images.reshape(120, 5, 3, 8, 8), strict=True
+    ):
+        np.testing.assert_array_equal(got[0], wanted)
+
+
 def test_without_pillow(root, monkeypatch):
     import sys
 

@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
 from collections import namedtuple
@@ -225,6 +226,17 @@ class VeryBroken(Noisy):
 def test_an_exception_that_cannot_be_pickled_is_shown():
     with pytest.raises(RuntimeError, match=r"(?s)Unpicklable in a worker process.*__getitem__"):
         list(DataLoader(VeryBroken(), 4, num_workers=1, worker_type="process"))
+
+
+class Handlers(Noisy):
+    def __getitem__(self, index):
+        return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_is_for_the_main_process():
+    before = signal.getsignal(signal.SIGINT)
+    assert all(np.concatenate(list(DataLoader(Handlers(), 4, num_workers=1, worker_type="process"))))
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 class Dying(Noisy):

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.registry import namespace, to_numpy
-from minidl.ops.primitive import primitive
+from minidl.ops.primitive import primitive, result_dtype
 
 
-@primitive
-def sum_to(x, *, shape):
+def sum_to(x, shape):
     """Sum ``x`` over the axes along which ``shape`` was broadcast to ``x.shape``: the transpose of broadcasting."""
-    if x.shape == shape:
-        return x
+    return x if x.shape == shape else _sum_to(x, shape=shape)
+
+
+@primitive(name="sum_to")
+def _sum_to(x, *, shape):
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
     return x.sum(axis=axes, keepdims=True).reshape(shape)
@@ -30,11 +32,11 @@ def broadcast_to(x, *, shape):
     """``x`` repeated along new and length-one axes to ``shape``. Raises ValueError where it does not broadcast."""
     xp = namespace(x)
     if x.shape == tuple(shape):
-        return x
+        return x.view() if xp is np else x
     return xp.broadcast_to(x, tuple(shape)).copy() if xp is np else xp.broadcast_to(x, tuple(shape))
 
 
-sum_to.defvjp(x=lambda g, x_shape: broadcast_to(g, shape=x_shape))
+_sum_to.defvjp(x=lambda g, x_shape: broadcast_to(g, shape=x_shape))
 broadcast_to.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape))
 
 
@@ -141,14 +143,16 @@ def pow(x, y):
 
 def _pow_exponent_grad(g, x, out, y_shape):
     # d(x^y)/dy = x^y log x; where x is 0 the derivative is taken as 0 (PyTorch), not 0 * -inf
-    return sum_to(g * out * log(where(x == 0, ones_like(x), x)), shape=y_shape)
+    if isinstance(x, (int, float)):
+        return g * out * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
+    return sum_to(g * out * log(where(x == 0, 1.0, x)), shape=y_shape)
 
 
 def _pow_base_grad(g, x, y, x_shape):
     if isinstance(y, (int, float)):
         return g * y * x ** (y - 1) if y != 0 else g * 0
     # where y is 0 the derivative is 0, also at x = 0, where x ** -1 is infinite
-    return sum_to(where(y == 0, 0.0 * g, g * y * pow(x, where(y == 0, ones_like(y), y - 1))), shape=x_shape)
+    return sum_to(where(y == 0, 0.0, g * y * pow(x, where(y == 0, 1.0, y - 1))), shape=x_shape)
 
 
 pow.defvjp(x=_pow_base_grad, y=_pow_exponent_grad)
@@ -343,18 +347,18 @@ def minimum(x, y):
     return namespace(x, y).minimum(x, y)
 
 
-def _share(g, won, tied):
-    """Gradient where this side won, and half of it where both tied."""
-    return g * (astype(won, dtype=g.dtype) + 0.5 * astype(tied, dtype=g.dtype))
+def _share(g, lost, tied):
+    """No gradient where this side lost, half of it where both tied; where one is NaN, neither lost."""
+    return where(lost, 0.0, where(tied, 0.5 * g, g))
 
 
 maximum.defvjp(
-    x=lambda g, x, y, x_shape: sum_to(_share(g, x > y, x == y), shape=x_shape),
-    y=lambda g, x, y, y_shape: sum_to(_share(g, y > x, x == y), shape=y_shape),
-)
-minimum.defvjp(
     x=lambda g, x, y, x_shape: sum_to(_share(g, x < y, x == y), shape=x_shape),
     y=lambda g, x, y, y_shape: sum_to(_share(g, y < x, x == y), shape=y_shape),
+)
+minimum.defvjp(
+    x=lambda g, x, y, x_shape: sum_to(_share(g, x > y, x == y), shape=x_shape),
+    y=lambda g, x, y, y_shape: sum_to(_share(g, y > x, x == y), shape=y_shape),
 )
 
 
@@ -367,30 +371,36 @@ def clip(x, *, min=None, max=None):
 
 
 def _clip_grad(g, x, min, max):
-    inside = logical_and(x >= min, x <= max) if min is not None and max is not None else None
-    if inside is None:
-        inside = x >= min if min is not None else x <= max if max is not None else ones_like(x)
-    return g * astype(inside, dtype=g.dtype)
+    if min is not None:
+        g = where(x >= min, g, 0.0)
+    return g if max is None else where(x <= max, g, 0.0)
 
 
 clip.defvjp(x=_clip_grad)
 
 
-@primitive
 def where(condition, x, y):
-    """x where condition, else y; no gradient for the condition."""
-    xp = namespace(condition, x, y)
-    out = xp.where(condition, x, y)
-    arrays = [a for a in (x, y) if hasattr(a, "dtype")]
-    # two Python scalars, or one beside an array, must not decide the dtype
-    if len(arrays) == 1 and out.dtype != arrays[0].dtype and out.dtype.kind == arrays[0].dtype.kind:
-        out = out.astype(arrays[0].dtype)
-    return out
+    """x where condition, else y; x and y are brought to their common dtype. No gradient for the condition."""
+    dx, dy = getattr(x, "dtype", None), getattr(y, "dtype", None)
+    if dx is not dy or dx is None:
+        dtype = result_dtype([d for d in (dx, dy) if d is not None], [a for a, d in ((x, dx), (y, dy)) if d is None])
+        x = np.asarray(x, dtype) if dx is None and dy is None else x if dx in (None, dtype) else astype(x, dtype=dtype)
+        y = y if dy in (None, dtype) else astype(y, dtype=dtype)
+    return _where(condition, x, y)
 
 
-where.defvjp(
-    x=lambda g, condition, x_shape: sum_to(where(condition, g, 0.0 * g), shape=x_shape),
-    y=lambda g, condition, y_shape: sum_to(where(condition, 0.0 * g, g), shape=y_shape),
+@primitive(name="where")
+def _where(condition, x, y):
+    """x where condition, else y: for x and y of one dtype, or one array and a Python scalar."""
+    out = namespace(condition, x, y).where(condition, x, y)
+    # a Python scalar beside an array must not decide the dtype
+    dtype = getattr(x, "dtype", None) or getattr(y, "dtype", out.dtype)
+    return out if out.dtype == dtype else out.astype(dtype)
+
+
+_where.defvjp(
+    x=lambda g, condition, x_shape: sum_to(where(condition, g, 0.0), shape=x_shape),
+    y=lambda g, condition, y_shape: sum_to(where(condition, 0.0, g), shape=y_shape),
 )
 
 

@@ -112,7 +112,11 @@ def getitem(x, index):
 
 def setitem(x, value, index):
     """A copy of ``x`` with ``value`` put in at ``index``."""
+    from minidl.ops.elementwise import astype
+
     template, arrays = split_index(index)
+    if getattr(value, "dtype", x.dtype) != x.dtype:
+        value = astype(value, dtype=x.dtype)
     return _setitem(x, value, *arrays, index=template)
 
 

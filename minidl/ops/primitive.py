@@ -238,9 +238,9 @@ def primitive(
 
     ``promote`` says how inputs of different dtypes are brought together before the call: ``"same"`` to their common
     dtype, ``"float"`` likewise and to a floating-point one (the default dtype for integers), ``None`` not at all.
-    Python scalars are weak (NEP 50): they take the arrays' dtype. ``differentiable=False`` is for comparisons,
-    argmax and the like. ``donated`` names inputs that a kernel (never the reference) may overwrite and return: the
-    caller must go on with what is returned.
+    Python's and NumPy's scalars are weak: beside an array they take its dtype (or the default dtype of their kind).
+    ``differentiable=False`` is for comparisons, argmax and the like. ``donated`` names inputs that a kernel (never the
+    reference) may overwrite and return: the caller must go on with what is returned.
     """
 
     def make(f: Callable[..., Any]) -> Primitive:
@@ -280,6 +280,8 @@ def promote(prim: Primitive, args: tuple) -> tuple:
         if dt is None:
             if type(a) is float:
                 mixed = mixed or first is None or first.kind != "f"
+            elif type(a) is list:
+                mixed = True
         elif first is None:
             first = dt
             if dt.kind != "f":
@@ -292,6 +294,11 @@ def promote(prim: Primitive, args: tuple) -> tuple:
 def _promote_mixed(prim: Primitive, args: tuple) -> tuple:
     from minidl.ops.elementwise import astype
 
+    if list in map(type, args):
+        args = [_array_of_list(a) if type(a) is list else a for a in args]
+    if any(isinstance(a, np.generic) for a in args) and not all(isinstance(a, (*_SCALARS, np.generic)) for a in args):
+        # beside an array, a NumPy scalar is as weak as Python's: 2 * np.sqrt(3) must not turn a model to float64
+        args = [a.item() if isinstance(a, np.generic) else a for a in args]
     dtypes = [dt for dt in map(_dtype_of, args) if dt is not None]
     target = result_dtype(dtypes, [a for a in args if type(a) in _SCALARS], prim.promote == "float")
     out = []
@@ -304,6 +311,11 @@ def _promote_mixed(prim: Primitive, args: tuple) -> tuple:
         else:
             out.append(a)
     return tuple(out)
+
+
+def _array_of_list(values: list) -> np.ndarray:
+    array = np.asarray(values)
+    return array.astype(_default_dtype) if array.dtype == np.float64 else array
 
 
 def result_dtype(dtypes: list, scalars: list, need_float: bool = False) -> np.dtype:

@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl.backend.registry import namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
-from minidl.ops.primitive import primitive
+from minidl.ops.primitive import Traced, primitive
 from minidl.ops.shape import flip, reshape
 
 
@@ -81,7 +81,8 @@ def var(x, *, axis=None, keepdims=False, correction=1):
 def _var_grad(g, x, axis, keepdims, correction):
     n = _count(axis, x.shape)
     deviation = x - mean(x, axis=axis, keepdims=True)
-    return restore(g, axis, keepdims, x.shape) * deviation * (2 / builtins.max(n - correction, 1))
+    scale = 2 / (n - correction) if n > correction else np.nan
+    return restore(g, axis, keepdims, x.shape) * deviation * scale
 
 
 var.defvjp(x=_var_grad)
@@ -153,7 +154,7 @@ def _exclusive_cumprod_grad(g, x):
     from minidl.ops.shape import expand, unsqueeze
 
     n = x.shape[-1]
-    eye = namespace(x if type(x) is np.ndarray else getattr(x, "data", x)).eye(n, dtype=bool)
+    eye = namespace(x.data if isinstance(x, Traced) else x).eye(n, dtype=bool)
     # row k holds x with x_k replaced by 1; its exclusive products are d out_j / d x_k for j > k
     rows = where(eye, 1.0, expand(unsqueeze(x, axis=-2), shape=(*x.shape[:-1], n, n)))
     products = exclusive_cumprod(rows)
@@ -209,13 +210,14 @@ def argmin(x, *, axis=None, keepdims=False):
 
 @primitive(differentiable=False)
 def argsort(x, *, axis=-1, descending=False):
-    """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order."""
+    """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order, and NaN counts as largest."""
     xp = namespace(x)
-    return (
-        xp.argsort(-x if descending else x, axis=axis, kind="stable")
-        if xp is np
-        else xp.argsort(-x if descending else x, axis=axis)
-    )
+    stable = {"kind": "stable"} if xp is np else {}
+    if not descending:
+        return xp.argsort(x, axis=axis, **stable)
+    # backwards twice, not of -x, which does not reverse unsigned integers or NaN
+    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, **stable), axis=axis)
+    return x.shape[axis] - 1 - order
 
 
 def sort(x, axis=-1, descending=False):

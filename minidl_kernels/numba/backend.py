@@ -1,0 +1,46 @@
+"""The Backend object: NumPy arrays on the CPU, with this package's kernels."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import numba
+import numpy as np
+
+from minidl.backend import Backend, register
+
+#: kernel modules, one a family of primitives; importing one registers its kernels
+FAMILIES: tuple[str, ...] = ()
+
+
+class NumbaBackend(Backend):
+    """Shares NumPy's arrays and device; differs in its kernels."""
+
+    name = "numba"
+    device = "cpu"
+    priority = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Kernels are registered by name; register first, so that they find their backend.
+        register(self)
+        for family in FAMILIES:
+            importlib.import_module(f"minidl_kernels.numba.{family}")
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "device": "cpu",
+            "version": numba.__version__,
+            "numpy": np.__version__,
+            "threads": numba.get_num_threads(),
+            "threading layer": os.environ.get("NUMBA_THREADING_LAYER", numba.config.THREADING_LAYER),
+            "cache": numba.config.CACHE_DIR or "beside the sources (NUMBA_CACHE_DIR moves it)",
+        }
+
+    def compile(self, program: Any) -> Any:
+        """Fused, buffer-planned form of a captured program; see :mod:`minidl_kernels.numba.program`."""
+        from minidl_kernels.numba.program import CompiledProgram
+
+        return CompiledProgram(program)

@@ -130,6 +130,20 @@ from minidl.ops.linalg import (
     triu,
 )
 from minidl.ops.linear import bilinear, linear
+from minidl.ops.optimizer import (
+    adadelta_update,
+    adagrad_update,
+    adam_update,
+    ema_update,
+    lamb_update,
+    lars_update,
+    lion_update,
+    muon_update,
+    nadam_update,
+    radam_update,
+    rmsprop_update,
+    sgd_update,
+)
 from minidl.ops.primitive import (
     Primitive,
     default_dtype,

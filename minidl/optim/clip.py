@@ -1,0 +1,92 @@
+"""Gradient clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from minidl import ops
+from minidl.tensor import Tensor
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The Tensors whose ``grad`` is set."""
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [p for p in parameters if p.grad is not None]
+
+
+def _replace(owners: list[Tensor], function: Callable[..., Any]) -> None:
+    """``grad = function(grad)`` for each owner, once for a gradient that several share.
+
+    In the gradient's own memory where that is host memory which no graph (``create_graph``) refers to.
+    """
+    done: dict[int, tuple[Tensor, Tensor]] = {}
+    for p in owners:
+        grad = p.grad
+        if id(grad) not in done:
+            array = function(grad.data)
+            if type(grad.data) is np.ndarray and grad.data.flags.writeable and grad.is_leaf:
+                done[id(grad)] = grad, grad.assign_(array)
+            else:
+                done[id(grad)] = grad, Tensor(array)
+        p.grad = done[id(grad)][1]
+
+
+def _norm(x: Any, norm_type: float) -> Any:
+    if math.isinf(norm_type):
+        return ops.max(ops.abs(x))
+    if norm_type == 2:
+        flat = ops.reshape(x, shape=(-1,))
+        return ops.sqrt(ops.matmul(flat, flat))
+    return ops.pow(ops.sum(ops.pow(ops.abs(x), norm_type)), 1.0 / norm_type)
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """The norm of all ``tensors`` as one long vector: a 0-d Tensor, zero if there are none.
+
+    ``norm_type`` is any p > 0 or ``inf`` (the largest magnitude). Raises ValueError for another ``norm_type`` and, with
+    ``error_if_nonfinite``, RuntimeError if the norm is NaN or infinite.
+    """
+    norm_type = float(norm_type)
+    if not norm_type > 0:
+        raise ValueError(f"get_total_norm: norm_type must be positive, got {norm_type}")
+    arrays = [t.data for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if t.size]
+    if not arrays:
+        return Tensor(0.0)
+    norms = [_norm(a, norm_type) for a in arrays]
+    total = Tensor(norms[0] if len(norms) == 1 else _norm(ops.stack(norms), norm_type))
+    if error_if_nonfinite and not math.isfinite(total.item()):
+        raise RuntimeError(f"the total norm of order {norm_type:g} of the gradients is {total.item()}")
+    return total
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Scale the gradients of ``parameters`` so that their total norm is at most ``max_norm``; returns the norm before.
+
+    The factor is ``min(1, max_norm / (norm + 1e-6))``, as in PyTorch (Pascanu et al., "On the difficulty of training
+    recurrent neural networks", 2013). Parameters without gradient are skipped. Raises as :func:`get_total_norm`.
+    """
+    owners = _gradients(parameters)
+    total = get_total_norm([p.grad for p in owners], norm_type, error_if_nonfinite)
+    if not owners:
+        return total
+    factor = ops.minimum(float(max_norm) / (total.data + 1e-6), 1.0)
+    if not (isinstance(factor, (np.ndarray, np.generic)) and factor >= 1):
+        _replace(owners, lambda g: ops.mul(g, ops.astype(factor, dtype=g.dtype)))
+    return total
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Clip every element of the gradients of ``parameters`` to ``[-clip_value, clip_value]``."""
+    bound = float(clip_value)
+    _replace(_gradients(parameters), lambda g: ops.clip(g, min=-bound, max=bound))

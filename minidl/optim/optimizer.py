@@ -1,0 +1,249 @@
+"""What all optimizers share: parameter groups, the loop over parameters, state saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minidl.autograd import enable_grad
+from minidl.backend.registry import backend_of, namespace, to_numpy
+from minidl.ops import zeros_like
+from minidl.ops.primitive import Primitive
+from minidl.tensor import Tensor
+
+Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+_AT_LEAST_ZERO = ("lr", "eps", "weight_decay", "momentum", "lr_decay", "initial_accumulator_value", "momentum_decay",
+                  "trust_coefficient")  # fmt: skip
+
+
+class Rule(NamedTuple):
+    """How one group is updated: the primitive, the names of its state arrays (required; optional, ``None`` where not
+    used) and its constants. See :mod:`minidl.ops.optimizer` for the order of inputs and outputs."""
+
+    update: Primitive
+    state: tuple[str, ...] = ()
+    optional: tuple[str | None, ...] = ()
+    constants: dict[str, Any] = {}
+
+
+class Optimizer:
+    """Base class. A subclass gives its defaults to ``__init__`` and says in :meth:`rule` how a group is updated.
+
+    Parameters
+    ----------
+    params:
+        leaf Tensors, ``(name, Tensor)`` pairs, or group dicts: ``{"params": [...], "lr": 0.01, ...}``, where options
+        that a group does not name take the optimizer's.
+    defaults:
+        value of every option.
+
+    Raises ValueError for an empty list, a parameter given twice, a tensor that an operation made, or an option out of
+    range; TypeError for what is not a floating-point Tensor.
+
+    ``state`` maps each parameter that was updated to ``{"step": int, name: array}``. Parameters whose ``grad`` is None
+    are skipped.
+    """
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self.defaults = defaults
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        self.param_groups: list[dict[str, Any]] = []
+        if isinstance(params, (Tensor, dict)):
+            raise TypeError(
+                f"{type(self).__name__}: expected a list of Tensors or of group dicts, got one {type(params).__name__}"
+            )
+        params = list(params)
+        if not params:
+            raise ValueError(f"{type(self).__name__}: got an empty list of parameters")
+        for group in params if isinstance(params[0], dict) else [{"params": params}]:
+            self.add_param_group(group)
+
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """How the parameters of ``group`` are updated; asked once per group and step."""
+        raise NotImplementedError
+
+    def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
+        """First value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise."""
+        return namespace(p.data).zeros_like(p.data)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option of ``group`` is out of range. Subclasses add theirs."""
+        who = type(self).__name__
+        for name in _AT_LEAST_ZERO:
+            if name in group and not group[name] >= 0:
+                raise ValueError(f"{who}: {name} must be at least 0, got {group[name]}")
+        for name in ("alpha", "rho"):
+            if name in group and not 0 <= group[name] <= 1:
+                raise ValueError(f"{who}: {name} must be in [0, 1], got {group[name]}")
+        for name in ("betas", "adamw_betas"):
+            if name in group and not (len(group[name]) == 2 and all(0 <= b < 1 for b in group[name])):
+                raise ValueError(f"{who}: {name} must be two numbers in [0, 1), got {group[name]}")
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Add parameters with options of their own, such as layers unfrozen during training."""
+        who = type(self).__name__
+        if not isinstance(group, dict) or "params" not in group:
+            raise TypeError(f"{who}: a parameter group is a dict with the key 'params', got {group!r}")
+        given = group["params"]
+        if isinstance(given, (set, frozenset)):
+            raise TypeError(f"{who}: parameters need an order to be saved by; got a set")
+        params = [given] if isinstance(given, Tensor) else list(given)
+        group = {**self.defaults, **group}
+        if params and all(isinstance(p, tuple) for p in params):
+            group["param_names"] = [name for name, _ in params]
+            params = [p for _, p in params]
+        group["params"] = params
+        if not params:
+            raise ValueError(f"{who}: got an empty list of parameters")
+        known = {id(p) for other in self.param_groups for p in other["params"]}
+        for i, p in enumerate(params):
+            name = group["param_names"][i] if "param_names" in group else f"parameter {i}"
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{who}: {name} is a {type(p).__name__}, expected a Tensor")
+            if p.dtype.kind not in "fV":
+                raise TypeError(f"{who}: {name} is of {p.dtype}, expected a floating-point Tensor")
+            if not p.is_leaf:
+                raise ValueError(f"{who}: {name} is no leaf: it was made by {p.grad_fn.prim.name}")
+            if id(p) in known:
+                raise ValueError(f"{who}: {name}, of shape {p.shape}, was given twice")
+            known.add(id(p))
+        self.check(group)
+        self.param_groups.append(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to zeros."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad = None if set_to_none else zeros_like(p.grad.detach())
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        ``closure``, if given, is called first to compute gradients anew; its result is returned.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        update, required, optional, constants = self.rule(group)
+        names = (*required, *(n for n in optional if n is not None))
+        counted = "step" in update.inputs
+        lr = group["lr"]
+        for p in group["params"]:
+            grad = p.grad
+            if grad is None:
+                continue
+            try:
+                state = self.state[p]
+                arrays = [state[n] for n in required]
+                more = [n and state[n] for n in optional]
+            except KeyError:
+                state = self._make_state(p, names, group)
+                arrays = [state[n] for n in required]
+                more = [n and state[n] for n in optional]
+            state["step"] = step = state["step"] + 1
+            scalars = (lr, step) if counted else (lr,)
+            new, *arrays = update(p.data, grad.data, *arrays, *scalars, *more, **constants)
+            for n, array in zip(names, arrays):
+                state[n] = array
+            _store(p, new)
+
+    def _make_state(self, p: Tensor, names: tuple[str, ...], group: dict[str, Any]) -> dict[str, Any]:
+        state = self.state.setdefault(p, {"step": 0})
+        for name in names:
+            if name not in state:
+                state[name] = self.initial_state(name, p, group)
+        return state
+
+    def init_state(self) -> None:
+        """Make the state of all parameters now rather than at their first update (for compiled steps)."""
+        for group in self.param_groups:
+            _, required, optional, _ = self.rule(group)
+            for p in group["params"]:
+                self._make_state(p, (*required, *(n for n in optional if n is not None)), group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot as PyTorch arranges it: ``{"state": {index: {name: value}}, "param_groups": [options]}``.
+
+        Parameters are named by their index over all groups; arrays are copies, in NumPy. For files, see
+        :func:`minidl.optim.split_arrays`.
+        """
+        index: dict[int, int] = {}
+        groups = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                index[id(p)] = len(index)
+            groups.append({**group, "params": [index[id(p)] for p in group["params"]]})
+        state = {
+            index[id(p)]: {n: int(v) if n == "step" else np.array(to_numpy(v)) for n, v in values.items()}
+            for p, values in self.state.items()
+        }
+        return {"state": dict(sorted(state.items())), "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` (or PyTorch's of the same optimizer) gave; arrays are copied.
+
+        Raises ValueError, leaving the optimizer as it was, if groups, numbers of parameters or shapes differ.
+        """
+        who = type(self).__name__
+        saved = state_dict["param_groups"]
+        ours = [len(g["params"]) for g in self.param_groups]
+        theirs = [len(g["params"]) for g in saved]
+        if ours != theirs:
+            raise ValueError(f"{who}: state for groups of {theirs} parameters does not fit groups of {ours}")
+        groups = []
+        for group, loaded in zip(self.param_groups, saved):
+            options = {k: tuple(v) if isinstance(self.defaults.get(k), tuple) else v for k, v in loaded.items()}
+            groups.append({**group, **options, "params": group["params"]})
+            self.check(groups[-1])
+        parameters = {
+            int(i): p for g, loaded in zip(self.param_groups, saved) for i, p in zip(loaded["params"], g["params"])
+        }
+        state = {}
+        for i, values in state_dict["state"].items():
+            p = parameters.get(int(i))
+            if p is None:
+                raise ValueError(f"{who}: state for parameter {i}, but no group has it")
+            state[p] = {"step": 1 if values else 0}  # PyTorch's SGD does not count; what it saved is past the first
+            for name, value in values.items():
+                if value is not None:
+                    state[p][name] = self._loaded(name, value, p, i)
+        self.state = state
+        for group, loaded in zip(self.param_groups, groups):
+            group.update(loaded)
+
+    def _loaded(self, name: str, value: Any, p: Tensor, index: Any) -> Any:
+        if name == "step":
+            return int(value)
+        array = np.array(to_numpy(value), dtype=p.dtype)
+        if array.shape not in (p.shape, ()):
+            raise ValueError(
+                f"{type(self).__name__}: {name} of parameter {index} has shape {array.shape}, expected {p.shape}"
+            )
+        return backend_of(p.data).asarray(array)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            options = ", ".join(f"{k}={v}" for k, v in group.items() if k not in ("params", "param_names"))
+            lines.append(f"  group {i}: {len(group['params'])} parameters, {options}")
+        return "\n".join([*lines, ")"])
+
+
+def _store(p: Tensor, array: Any) -> None:
+    """Give ``p`` its new values, in the same memory where the backend has memory to write to."""
+    if array is not p.data:
+        if type(p.data) is np.ndarray:
+            p.data[...] = array
+        else:
+            p.data = array
+    p._bump()

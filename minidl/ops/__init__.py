@@ -39,6 +39,7 @@ from minidl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from minidl.ops.ctc import ctc_loss
 from minidl.ops.einsum import dot, einsum, outer, tensordot
 from minidl.ops.elementwise import (
     abs,
@@ -130,6 +131,27 @@ from minidl.ops.linalg import (
     triu,
 )
 from minidl.ops.linear import bilinear, linear
+from minidl.ops.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    cosine_similarity,
+    cross_entropy,
+    focal_loss,
+    hinge_embedding_loss,
+    hinge_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    nll_loss,
+    pairwise_distance,
+    sigmoid_focal_loss,
+    smooth_l1_loss,
+    triplet_margin_loss,
+)
 from minidl.ops.optimizer import (
     adadelta_update,
     adagrad_update,

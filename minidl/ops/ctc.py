@@ -1,0 +1,194 @@
+"""Connectionist temporal classification: the loss of a label sequence that is shorter than the input and unaligned.
+
+A. Graves, S. Fernández, F. Gomez and J. Schmidhuber, "Connectionist temporal classification", ICML 2006; equation
+numbers below are theirs. The labels are extended to l' = blank, l1, blank, l2, …, blank; alpha_t(s) sums the
+probabilities of all ways to have read l'_1..s by time t. Everything is in log space and for the whole batch at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.registry import namespace, to_numpy
+from minidl.ops.elementwise import where
+from minidl.ops.indexing import gather, gather_grad, getitem
+from minidl.ops.loss import _check_reduction
+from minidl.ops.primitive import Traced, describe, primitive
+from minidl.ops.reduction import logsumexp, mean, sum
+from minidl.ops.shape import pad, stack
+
+
+def _extend(targets, blank, xp):
+    """l' (N, L = 2S + 1), and where a path may come from two places back: to a label that differs from the last."""
+    n, s = targets.shape
+    blanks = xp.full((n, s + 1), blank, targets.dtype)
+    labels = xp.stack([blanks[:, :s], targets], axis=-1).reshape(n, 2 * s)
+    labels = xp.concatenate([labels, blanks[:, :1]], axis=1)
+    differs = xp.concatenate([xp.zeros((n, 2), bool), labels[:, 2:] != labels[:, :-2]], axis=1)[:, : 2 * s + 1]
+    return labels, differs & (labels != blank)
+
+
+def _ends(target_lengths, length, xp):
+    """True at the last label of l' and at the blank after it: where a path may end (eq. 8)."""
+    place, end = xp.arange(length), 2 * target_lengths[:, None]
+    return (place == end) | (place == end - 1)
+
+
+def _moved(a, by, xp):
+    """``a`` (N, L) moved ``by`` places along l', -inf coming in."""
+    fill = xp.full((a.shape[0], min(abs(by), a.shape[1])), -np.inf, a.dtype)
+    return xp.concatenate([fill, a[:, :-by]] if by > 0 else [a[:, -by:], fill], axis=1)
+
+
+def _emissions(log_probs, labels, xp):
+    """log y_t(l'_s): (T, N, L)."""
+    return xp.take_along_axis(log_probs, xp.broadcast_to(labels, (len(log_probs), *labels.shape)), axis=2)
+
+
+@primitive(name="ctc_loss")
+def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
+    """-log p(targets) for each of the batch (N,), and log alpha (T, N, L) for the gradient."""
+    xp = namespace(log_probs)
+    labels, may_skip = _extend(targets, blank, xp)
+    emission = _emissions(log_probs, labels, xp)
+    never = log_probs.dtype.type(-np.inf)
+    alpha = xp.where(xp.arange(labels.shape[1]) < 2, emission[0], never)  # a path starts with a blank or l1
+    alphas = [alpha]
+    for t in range(1, len(log_probs)):  # eqs. 6 and 7
+        skipped = xp.where(may_skip, _moved(alpha, 2, xp), never)
+        alpha = xp.logaddexp(xp.logaddexp(alpha, _moved(alpha, 1, xp)), skipped) + emission[t]
+        alphas.append(alpha)
+    alphas = xp.stack(alphas)
+    last = alphas[xp.maximum(input_lengths, 1) - 1, xp.arange(len(labels))]
+    final = xp.where(_ends(target_lengths, labels.shape[1], xp), last, never)
+    top = xp.maximum(xp.max(final, axis=1, keepdims=True), log_probs.dtype.type(np.finfo(log_probs.dtype).min))
+    with np.errstate(divide="ignore"):
+        loss = -(xp.log(xp.sum(xp.exp(final - top), axis=1)) + top[:, 0])
+    # no input at all: certain for an empty target, impossible otherwise
+    nothing = xp.where(target_lengths == 0, log_probs.dtype.type(0), -never)
+    return xp.where(input_lengths == 0, nothing, loss), alphas
+
+
+@primitive(differentiable=False)
+def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_lengths, *, blank=0):
+    """d loss / d log y_t(k) = -P(at time t the path is at a place of l' that holds k | targets)."""
+    xp = namespace(log_probs)
+    labels, may_skip = _extend(targets, blank, xp)
+    emission = _emissions(log_probs, labels, xp)
+    never = log_probs.dtype.type(-np.inf)
+    ending = xp.where(_ends(target_lengths, labels.shape[1], xp), log_probs.dtype.type(0), never)
+    # beta_t(s), without the emission at t: log probability of reading the rest from place s on (eqs. 9 to 11)
+    beta = xp.full(labels.shape, never)
+    betas = []
+    for t in reversed(range(len(log_probs))):
+        if t + 1 < len(log_probs):
+            flow = beta + emission[t + 1]
+            skipped = _moved(xp.where(may_skip, flow, never), -2, xp)
+            beta = xp.logaddexp(xp.logaddexp(flow, _moved(flow, -1, xp)), skipped)
+        beta = xp.where(input_lengths[:, None] == t + 1, ending, beta)
+        betas.append(beta)
+    with np.errstate(invalid="ignore"):
+        posterior = xp.exp(alphas + xp.stack(betas[::-1]) + loss[:, None])  # eqs. 14 and 15
+        flow = xp.where(g[:, None] == 0, g.dtype.type(0), -g[:, None] * posterior)
+    return gather_grad(flow, xp.broadcast_to(labels, flow.shape), axis=2, shape=log_probs.shape)
+
+
+@_ctc_loss.defvjp_all
+def _ctc_loss_rule(g, needs, log_probs, targets, input_lengths, target_lengths, out, blank):
+    grad = ctc_loss_grad(g[0], *out, log_probs, targets, input_lengths, target_lengths, blank=blank)
+    return [grad, None, None, None]
+
+
+@_ctc_loss.defcomposite
+def _ctc_loss_composite(log_probs, targets, input_lengths, target_lengths, *, blank=0):
+    targets, input_lengths, target_lengths = (
+        a.data if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
+    )
+    xp = namespace(targets)
+    labels, may_skip = _extend(targets, blank, xp)
+    length = labels.shape[1]
+    index = xp.broadcast_to(labels, (log_probs.shape[0], *labels.shape))
+    emission = gather(log_probs, index, axis=2)
+
+    def moved(a, by):
+        return pad(a, widths=((0, 0), (by, -by)), value=-np.inf)
+
+    alpha = where(xp.arange(length) < 2, getitem(emission, 0), -np.inf)
+    last = where(input_lengths[:, None] == 0, xp.where(xp.arange(length) == 0, 0.0, -np.inf), alpha)
+    for t in range(1, log_probs.shape[0]):
+        ways = [alpha, moved(alpha, 1), where(may_skip, moved(alpha, 2), -np.inf)]
+        alpha = logsumexp(stack(ways), axis=0) + getitem(emission, t)
+        last = where(input_lengths[:, None] == t + 1, alpha, last)
+    loss = -logsumexp(where(_ends(target_lengths, length, xp), last, -np.inf), axis=1)
+    return loss, alpha.detach() if isinstance(alpha, Traced) else alpha
+
+
+def _lengths(name: str, value: Any, count: int, limit: int) -> np.ndarray:
+    lengths = np.atleast_1d(np.asarray(to_numpy(value.data) if isinstance(value, Traced) else value))
+    if lengths.dtype.kind not in "iu" or lengths.shape != (count,):
+        raise ValueError(f"ctc_loss: expected {count} integers as {name}, got {describe(lengths)}")
+    if lengths.size and (lengths.min() < 0 or lengths.max() > limit):
+        raise ValueError(f"ctc_loss: {name} must be in [0, {limit}], got {lengths.min()} to {lengths.max()}")
+    return lengths.astype(np.int64)
+
+
+def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False):
+    """Connectionist temporal classification loss.
+
+    Parameters
+    ----------
+    log_probs:
+        (T, N, C), or (T, C) for one sequence: log-probabilities (of log_softmax) at each time.
+    targets:
+        integers (N, S), padded, or all sequences one after another, (sum of target_lengths,).
+    input_lengths, target_lengths:
+        (N,) integers: how much of each sequence counts.
+    blank:
+        the class that stands for no label; it may not be among the targets.
+    reduction:
+        ``"mean"`` divides each loss by its target's length and averages over the batch; ``"sum"``; ``"none"``.
+    zero_infinity:
+        a target that is too long for its input has an infinite loss; make it, and its gradient, 0.
+
+    The gradient is that for ``log_probs`` as free variables; PyTorch's is the one for the logits before log_softmax.
+    Raises ValueError, TypeError or IndexError for shapes, dtypes, lengths or labels that do not fit.
+    """
+    _check_reduction("ctc_loss", reduction)
+    single = log_probs.ndim == 2
+    if single:
+        log_probs = log_probs[:, None]
+    if log_probs.ndim != 3 or log_probs.shape[0] == 0:
+        raise ValueError(f"ctc_loss: expected log_probs (T, N, C) with T > 0, got {describe(log_probs)}")
+    steps, count, classes = log_probs.shape
+    if not 0 <= blank < classes:
+        raise ValueError(f"ctc_loss: blank {blank} is not one of the {classes} classes of {describe(log_probs)}")
+    labels = np.asarray(to_numpy(targets.data) if isinstance(targets, Traced) else targets)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"ctc_loss: targets must be integers, got {describe(labels)}")
+    input_lengths = _lengths("input_lengths", input_lengths, count, steps)
+    target_lengths = _lengths("target_lengths", target_lengths, count, labels.shape[-1] if labels.ndim else 0)
+    longest = int(target_lengths.max(initial=0))
+    inside = np.arange(longest) < target_lengths[:, None]
+    padded = np.full((count, longest), blank, np.int64)
+    if labels.ndim == 1 and labels.size == target_lengths.sum():
+        padded[inside] = labels
+    elif labels.ndim == 2 and labels.shape[0] == count:
+        padded[inside] = labels[:, :longest][inside]
+    else:
+        raise ValueError(
+            f"ctc_loss: targets {describe(labels)} do not fit {count} sequences with lengths adding up to "
+            f"{target_lengths.sum()}; expected (N, S) or (sum of target_lengths,)"
+        )
+    used = padded[inside]
+    if used.size and (used.min() < 0 or used.max() >= classes or (used == blank).any()):
+        raise IndexError(
+            f"ctc_loss: targets must be in [0, {classes}) and not the blank, {blank}; got {used.min()} to {used.max()}"
+        )
+    loss = _ctc_loss(log_probs, padded, input_lengths, target_lengths, blank=blank)[0]
+    if zero_infinity:
+        loss = where(loss == np.inf, 0.0, loss)
+    if reduction == "mean":
+        return mean(loss / np.maximum(target_lengths, 1).astype(log_probs.dtype))
+    return sum(loss) if reduction == "sum" else loss[0] if single else loss

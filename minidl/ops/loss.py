@@ -1,0 +1,526 @@
+"""Losses. Each takes ``reduction``: ``"mean"``, ``"sum"`` or ``"none"``.
+
+Shapes must be equal: a target that merely broadcasts, such as (N, 1) against (N,), is an error here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.registry import namespace
+from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
+from minidl.ops.elementwise import (
+    abs,
+    clip,
+    exp,
+    log,
+    minimum,
+    sqrt,
+    square,
+    sum_to,
+    where,
+)
+from minidl.ops.indexing import gather, one_hot
+from minidl.ops.primitive import Traced, describe, primitive
+from minidl.ops.reduction import mean, sum
+from minidl.ops.shape import reshape, squeeze, unsqueeze
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check_reduction(op: str, reduction: str, allowed: tuple[str, ...] = _REDUCTIONS) -> None:
+    if reduction not in allowed:
+        raise ValueError(f"{op}: reduction must be one of {', '.join(allowed)}; got {reduction!r}")
+
+
+def _reduce(op: str, loss: Any, reduction: str) -> Any:
+    _check_reduction(op, reduction)
+    return mean(loss) if reduction == "mean" else sum(loss) if reduction == "sum" else loss
+
+
+def _check_same_shape(op: str, x: Any, target: Any) -> None:
+    if tuple(x.shape) != tuple(target.shape):
+        raise ValueError(f"{op}: input {describe(x)} and target {describe(target)} must have the same shape")
+
+
+def _host(a: Any) -> np.ndarray | None:
+    """The values of ``a`` if they are in host memory (looking at a device's would wait for it)."""
+    a = a.data if isinstance(a, Traced) else a
+    return a if type(a) is np.ndarray else None
+
+
+def _untraced(a: Any) -> Any:
+    return a.data if isinstance(a, Traced) else a
+
+
+# Regression
+
+
+def mse_loss(x, target, reduction="mean"):
+    """(x - target)²."""
+    _check_same_shape("mse_loss", x, target)
+    return _reduce("mse_loss", square(x - target), reduction)
+
+
+def l1_loss(x, target, reduction="mean"):
+    """|x - target|."""
+    _check_same_shape("l1_loss", x, target)
+    return _reduce("l1_loss", abs(x - target), reduction)
+
+
+@primitive(name="huber", promote="float")
+def _huber(x, *, delta):
+    """x² / 2 for |x| up to ``delta``, delta (|x| - delta / 2) beyond."""
+    xp = namespace(x)
+    size = xp.abs(x)
+    inner = xp.minimum(size, x.dtype.type(delta))
+    return inner * (size - x.dtype.type(0.5) * inner)
+
+
+_huber.defvjp(x=lambda g, x, delta: g * clip(x, min=-delta, max=delta))
+
+
+def huber_loss(x, target, reduction="mean", delta=1.0):
+    """Quadratic up to an error of ``delta``, linear beyond. Huber, 1964."""
+    _check_same_shape("huber_loss", x, target)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+    return _reduce("huber_loss", _huber(x - target, delta=delta), reduction)
+
+
+def smooth_l1_loss(x, target, reduction="mean", beta=1.0):
+    """The Huber loss with delta = beta, divided by beta; the L1 loss for beta 0. Girshick, "Fast R-CNN", 2015."""
+    _check_same_shape("smooth_l1_loss", x, target)
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+    loss = _huber(x - target, delta=beta) / beta if beta > 0 else abs(x - target)
+    return _reduce("smooth_l1_loss", loss, reduction)
+
+
+# Probabilities
+
+
+@primitive(name="binary_cross_entropy", promote="float")
+def _binary_cross_entropy(x, target):
+    """-target log(x) - (1 - target) log(1 - x), with logarithms no smaller than -100."""
+    xp, least = namespace(x, target), x.dtype.type(-100)
+    with np.errstate(divide="ignore"):
+        return -target * xp.maximum(xp.log(x), least) - (1 - target) * xp.maximum(xp.log1p(-x), least)
+
+
+_binary_cross_entropy.defvjp(
+    # the denominator is limited as PyTorch's: the gradient at x = 0 and x = 1 stays finite
+    x=lambda g, x, target: g * (x - target) / clip(x * (1 - x), min=1e-12),
+    target=lambda g, x: g * (clip(log(1 - x), min=-100) - clip(log(x), min=-100)),
+)
+
+
+def binary_cross_entropy(x, target, weight=None, reduction="mean"):
+    """Cross-entropy of probabilities ``x`` with targets in [0, 1]; logarithms are limited to -100 (PyTorch).
+
+    Raises ValueError for an ``x`` outside [0, 1].
+    """
+    _check_same_shape("binary_cross_entropy", x, target)
+    values = _host(x)
+    if values is not None and values.size and (values.min() < 0 or values.max() > 1):
+        raise ValueError(
+            f"binary_cross_entropy: expected probabilities in [0, 1], got values from {values.min()} to "
+            f"{values.max()}; for raw scores use binary_cross_entropy_with_logits"
+        )
+    loss = _binary_cross_entropy(x, target)
+    return _reduce("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+
+
+@primitive(name="binary_cross_entropy_with_logits", promote="float")
+def _binary_cross_entropy_with_logits(x, target, pos_weight=None):
+    """pos_weight target softplus(-x) + (1 - target) softplus(x): two terms of one sign, so nothing cancels."""
+    xp = namespace(x, target)
+    zero = x.dtype.type(0)
+    small = xp.log1p(xp.exp(-xp.abs(x)))
+    positive = target * (small - xp.minimum(x, zero))
+    if pos_weight is not None:
+        positive = positive * pos_weight
+    return positive + (1 - target) * (small + xp.maximum(x, zero))
+
+
+def _times(a, b):
+    return a if b is None else a * b
+
+
+_binary_cross_entropy_with_logits.defvjp(
+    x=lambda g, x, target, pos_weight: g * ((1 - target) * sigmoid(x) - _times(target * sigmoid(-x), pos_weight)),
+    target=lambda g, x, pos_weight: (
+        g * (_times(softplus(-x, threshold=np.inf), pos_weight) - softplus(x, threshold=np.inf))
+    ),
+    pos_weight=lambda g, x, target, pos_weight_shape: sum_to(
+        g * (target * softplus(-x, threshold=np.inf)), shape=pos_weight_shape
+    ),
+)
+
+
+def binary_cross_entropy_with_logits(x, target, weight=None, reduction="mean", pos_weight=None):
+    """Cross-entropy of sigmoid(x) with targets in [0, 1], computed from the raw scores so that it cannot overflow.
+
+    ``pos_weight`` multiplies the term of the positive class; ``weight`` the whole loss. Both broadcast.
+    """
+    _check_same_shape("binary_cross_entropy_with_logits", x, target)
+    loss = _binary_cross_entropy_with_logits(x, target, pos_weight)
+    return _reduce("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
+
+
+def kl_div(x, target, reduction="mean", log_target=False):
+    """Kullback-Leibler divergence target (log target - x), where ``x`` holds log-probabilities.
+
+    ``target`` holds probabilities, or with ``log_target`` log-probabilities. Besides the usual reductions there is
+    ``"batchmean"``: the sum divided by the length of the first axis, which is the divergence's definition.
+    """
+    _check_same_shape("kl_div", x, target)
+    _check_reduction("kl_div", reduction, (*_REDUCTIONS, "batchmean"))
+    if log_target:
+        loss = exp(target) * (target - x)
+    else:
+        loss = target * log(where(target == 0, 1.0, target)) - target * x
+    if reduction == "batchmean":
+        return sum(loss) / x.shape[0]
+    return _reduce("kl_div", loss, reduction)
+
+
+# Classes
+
+
+def _check_classes(op: str, x: Any, target: Any, weight: Any, ignore_index: int | None) -> None:
+    """``x`` (N, C, ...) or (C,), ``target`` int (N, ...) or (), ``weight`` (C,) or None."""
+    if x.ndim == 0 or tuple(target.shape) != (*x.shape[: min(1, x.ndim - 1)], *x.shape[2:]):
+        raise ValueError(
+            f"{op}: target {describe(target)} does not fit input {describe(x)}; expected class indices of shape "
+            "(N, ...) for input (N, C, ...), or () for (C,)"
+        )
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{op}: class indices must be integers, got target {describe(target)}")
+    classes = x.shape[min(1, x.ndim - 1)]
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise ValueError(f"{op}: weight {describe(weight)} does not fit {classes} classes; expected shape ({classes},)")
+    values = _host(target)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
+        bad = values[(values < 0) | (values >= classes)]
+        bad = bad if ignore_index is None else bad[bad != ignore_index]
+        if bad.size:
+            raise IndexError(
+                f"{op}: target contains class {bad.flat[0]}, but input {describe(x)} has {classes} classes"
+                + ("" if ignore_index is None else f" (ignore_index is {ignore_index})")
+            )
+
+
+def _class_weights(target, weight, ignore_index, dtype, xp):
+    """(target with ignored entries replaced by 0, the weight of each entry: its class's, 0 where ignored)."""
+    valid = target != ignore_index
+    safe = xp.where(valid, target, xp.zeros_like(target))
+    each = valid.astype(dtype)
+    return safe, each if weight is None else each * weight.astype(dtype)[safe]
+
+
+@primitive(name="cross_entropy")
+def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
+    """The loss, and what its gradient needs: per entry the largest logit and the log of the sum of exponentials above
+    it, and the sum of the entries' weights."""
+    xp = namespace(logits, target)
+    axis = min(1, logits.ndim - 1)
+    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        top = xp.max(logits, axis=axis, keepdims=True)
+        shifted = logits - top
+        logsum = xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+        picked = xp.take_along_axis(shifted, xp.expand_dims(safe, axis), axis=axis)
+        loss = xp.where(each == 0, logits.dtype.type(0), xp.squeeze(logsum - picked, axis=axis) * each)
+        if label_smoothing:
+            n = logits.shape[axis]
+            of_class = xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)
+            of_class = of_class.reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
+            spread = xp.sum((logsum - shifted) * of_class, axis=axis)
+            spread = xp.where(target == ignore_index, logits.dtype.type(0), spread)
+            loss = (1 - label_smoothing) * loss + (label_smoothing / n) * spread
+        total = xp.sum(each)
+        if reduction == "mean":
+            loss = xp.sum(loss) / total
+        elif reduction == "sum":
+            loss = xp.sum(loss)
+    return loss, top, logsum, total
+
+
+@primitive(differentiable=False)
+def cross_entropy_grad(
+    g, logits, target, top, logsum, total, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"
+):
+    """d loss / d logits = softmax - one_hot(target), times the entry's weight."""
+    xp = namespace(logits, target)
+    axis = min(1, logits.ndim - 1)
+    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
+    if reduction == "mean":
+        g = g / total
+    scale = xp.expand_dims(xp.broadcast_to(g, target.shape) * (1 - label_smoothing) * each, axis)
+    with np.errstate(invalid="ignore"):
+        grad = logits - top
+        grad -= logsum
+        grad = xp.exp(grad)
+    if label_smoothing:
+        n = logits.shape[axis]
+        of_class = xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)
+        even = xp.where(target == ignore_index, logits.dtype.type(0), g * (label_smoothing / n))
+        even = xp.expand_dims(even, axis)
+        grad = grad * (scale + even * of_class.sum()) - even * of_class.reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
+    else:
+        grad *= scale
+    index = xp.expand_dims(safe, axis)
+    if xp is np:
+        np.put_along_axis(grad, index, np.take_along_axis(grad, index, axis) - scale, axis)
+        return grad
+    classes = xp.arange(logits.shape[axis]).reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
+    return grad - xp.where(classes == index, scale, xp.zeros_like(scale))
+
+
+@_cross_entropy.defvjp_all
+def _cross_entropy_grad(g, needs, logits, target, weight, out, label_smoothing, ignore_index, reduction):
+    _, top, logsum, total = out
+    grad = cross_entropy_grad(
+        g[0], logits, target, top, logsum, total, weight,
+        label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
+    )  # fmt: skip
+    return [grad, None, None]
+
+
+@_cross_entropy.defcomposite
+def _cross_entropy_composite(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
+    axis = min(1, logits.ndim - 1)
+    log_p = log_softmax(logits, axis=axis)
+    loss = nll_loss(log_p, target, weight, ignore_index, "sum" if reduction == "mean" else reduction)
+    total = _total_weight(target, weight, ignore_index, logits.dtype)
+    if label_smoothing:
+        of_class = 1.0 if weight is None else reshape(weight, shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
+        spread = sum(where(unsqueeze(target == ignore_index, axis), 0.0, -log_p * of_class), axis=axis)
+        if reduction != "none":
+            spread = sum(spread)
+        loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
+    if reduction == "mean":
+        loss = loss / total
+    still = loss.detach() if isinstance(loss, Traced) else loss
+    return loss, still, still, still
+
+
+def _total_weight(target, weight, ignore_index, dtype):
+    target, weight = _untraced(target), _untraced(weight)
+    xp = namespace(target)
+    return xp.sum(_class_weights(target, weight, ignore_index, dtype, xp)[1])
+
+
+def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    """Cross-entropy of softmax(logits) with the target classes.
+
+    Parameters
+    ----------
+    logits:
+        (N, C, ...), or (C,) for one example: raw scores, classes on axis 1.
+    target:
+        integers (N, ...) in [0, C), or probabilities of the shape and (any floating-point) dtype of ``logits``.
+    weight:
+        (C,): a factor for each class. A constant: it gets no gradient.
+    ignore_index:
+        targets of this value count for nothing (class indices only).
+    reduction:
+        ``"mean"`` divides by the sum of the weights of the targets (class indices), or by the number of examples
+        (probabilities), as PyTorch does.
+    label_smoothing:
+        this share of the target is spread evenly over the classes. Szegedy et al., 2016.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        for shapes that do not fit, a target of wrong dtype, a class that does not exist.
+    """
+    _check_reduction("cross_entropy", reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(logits, target, weight, reduction, label_smoothing)
+    _check_classes("cross_entropy", logits, target, weight, ignore_index)
+    return _cross_entropy(
+        logits, target, _untraced(weight),
+        label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
+    )[0]  # fmt: skip
+
+
+def _soft_cross_entropy(logits, target, weight, reduction, label_smoothing):
+    if tuple(target.shape) != tuple(logits.shape):
+        raise ValueError(
+            f"cross_entropy: target {describe(target)} does not fit logits {describe(logits)}; expected probabilities "
+            "of the same shape, or integer class indices"
+        )
+    axis = min(1, logits.ndim - 1)
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
+    loss = -log_softmax(logits, axis=axis) * target
+    if weight is not None:
+        if tuple(weight.shape) != (logits.shape[axis],):
+            raise ValueError(
+                f"cross_entropy: weight {describe(weight)} does not fit logits {describe(logits)}; expected "
+                f"shape ({logits.shape[axis]},)"
+            )
+        loss = loss * reshape(_untraced(weight), shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
+    loss = sum(loss, axis=axis)
+    return _reduce("cross_entropy", loss, reduction)
+
+
+def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
+    """``-weight[target] * log_p[target]``: :func:`cross_entropy` for what is already log-probabilities.
+
+    log_p (N, C, ...) or (C,), target integers (N, ...); ``"mean"`` divides by the sum of the targets' weights.
+    """
+    _check_reduction("nll_loss", reduction)
+    _check_classes("nll_loss", log_p, target, weight, ignore_index)
+    target, weight = _untraced(target), _untraced(weight)
+    axis = min(1, log_p.ndim - 1)
+    xp = namespace(target)
+    safe, each = _class_weights(target, weight, ignore_index, log_p.dtype, xp)
+    picked = squeeze(gather(log_p, xp.expand_dims(safe, axis), axis=axis), axis=axis)
+    loss = where(each == 0, 0.0, -picked * each)
+    if reduction == "none":
+        return loss
+    return sum(loss) / xp.sum(each) if reduction == "mean" else sum(loss)
+
+
+def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduction="mean"):
+    """``-(1 - p)^gamma log(p)`` with p the softmax probability of the target class.
+
+    Shapes as for :func:`cross_entropy`; ``weight`` (C,) is the paper's alpha, and ``"mean"`` divides by the number of
+    targets that are not ignored. Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 5.
+    """
+    _check_reduction("focal_loss", reduction)
+    _check_classes("focal_loss", logits, target, weight, ignore_index)
+    axis = min(1, logits.ndim - 1)
+    target, weight = _untraced(target), _untraced(weight)
+    xp = namespace(target)
+    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
+    log_p = squeeze(gather(log_softmax(logits, axis=axis), xp.expand_dims(safe, axis), axis=axis), axis=axis)
+    loss = where(target == ignore_index, 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
+    if reduction == "none":
+        return loss
+    return sum(loss) / (target != ignore_index).sum() if reduction == "mean" else sum(loss)
+
+
+def _focus(missing, gamma):
+    """``missing ** gamma``, whose gradient stays finite where a sure prediction rounds ``missing`` to 0."""
+    return clip(missing, min=float(np.finfo(np.float32).tiny)) ** gamma if gamma else 1.0
+
+
+def sigmoid_focal_loss(x, target, alpha=0.25, gamma=2.0, reduction="none"):
+    """Focal loss for independent binary targets in [0, 1] from raw scores ``x``; torchvision's function of this name.
+
+    Positive targets are weighted by ``alpha`` and negative ones by 1 - alpha; a negative ``alpha`` means no weights.
+    """
+    _check_same_shape("sigmoid_focal_loss", x, target)
+    missing = sigmoid(x) * (1 - target) + sigmoid(-x) * target
+    loss = _binary_cross_entropy_with_logits(x, target) * _focus(missing, gamma)
+    if alpha >= 0:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return _reduce("sigmoid_focal_loss", loss, reduction)
+
+
+# Margins
+
+
+def hinge_loss(x, target, margin=1.0, reduction="mean"):
+    """max(0, margin - target x) for targets -1 and 1: the support vector machine's loss."""
+    _check_same_shape("hinge_loss", x, target)
+    _check_signs("hinge_loss", target)
+    return _reduce("hinge_loss", relu(margin - target * x), reduction)
+
+
+def _check_signs(op: str, target: Any) -> None:
+    values = _host(target)
+    if values is not None and not np.isin(values, (-1, 1)).all():
+        raise ValueError(f"{op}: targets must be -1 or 1, got {describe(target)} with other values")
+
+
+def hinge_embedding_loss(x, target, margin=1.0, reduction="mean"):
+    """x where the target is 1, max(0, margin - x) where it is -1."""
+    _check_same_shape("hinge_embedding_loss", x, target)
+    _check_signs("hinge_embedding_loss", target)
+    return _reduce("hinge_embedding_loss", where(target == 1, x, relu(margin - x)), reduction)
+
+
+def multi_margin_loss(x, target, p=1, margin=1.0, weight=None, reduction="mean"):
+    """``sum over c != target of max(0, margin - x[target] + x[c])^p / C``: the multi-class hinge loss.
+
+    x (N, C) or (C,), target integers (N,) or (), weight (C,) or None; ``p`` is 1 or 2.
+    """
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
+    if x.ndim not in (1, 2):
+        raise ValueError(f"multi_margin_loss: expected input (N, C) or (C,), got {describe(x)}")
+    _check_classes("multi_margin_loss", x, target, weight, None)
+    target, weight = _untraced(target), _untraced(weight)
+    own = gather(x, target[..., None], axis=-1)
+    terms = relu(margin - own + x)
+    if p == 2:
+        terms = square(terms)
+    if weight is not None:
+        terms = terms * weight[target][..., None]
+    others = 1 - one_hot(target, num_classes=x.shape[-1], dtype=x.dtype)
+    return _reduce("multi_margin_loss", sum(terms * others, axis=-1) / x.shape[-1], reduction)
+
+
+def margin_ranking_loss(x1, x2, target, margin=0.0, reduction="mean"):
+    """max(0, margin - target (x1 - x2)): target 1 wants x1 above x2, -1 below."""
+    _check_same_shape("margin_ranking_loss", x1, x2)
+    _check_same_shape("margin_ranking_loss", x1, target)
+    return _reduce("margin_ranking_loss", relu(margin - target * (x1 - x2)), reduction)
+
+
+def pairwise_distance(x1, x2, p=2.0, eps=1e-6):
+    """The p-norm of ``x1 - x2 + eps`` along the last axis (``eps`` keeps the gradient finite)."""
+    difference = x1 - x2 + eps
+    if p == 2:
+        return sqrt(sum(square(difference), axis=-1))
+    if p == 1:
+        return sum(abs(difference), axis=-1)
+    return sum(abs(difference) ** p, axis=-1) ** (1 / p)
+
+
+def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, reduction="mean"):
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin), with p-norm distances along the last axis.
+
+    ``swap`` takes the smaller of d(anchor, negative) and d(positive, negative). Balntas et al., BMVC 2016.
+    """
+    _check_same_shape("triplet_margin_loss", anchor, positive)
+    _check_same_shape("triplet_margin_loss", anchor, negative)
+    near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduce("triplet_margin_loss", relu(near - far + margin), reduction)
+
+
+def cosine_similarity(x1, x2, axis=-1, eps=1e-8):
+    """x1 · x2 / (|x1| |x2|) along ``axis``; norms count as at least ``eps``."""
+    squares = sum(square(x1), axis=axis), sum(square(x2), axis=axis)
+    norms = [sqrt(clip(s, min=eps * eps)) for s in squares]
+    return sum(x1 * x2, axis=axis) / (norms[0] * norms[1])
+
+
+def cosine_embedding_loss(x1, x2, target, margin=0.0, reduction="mean"):
+    """1 - cos(x1, x2) where the target is 1, max(0, cos(x1, x2) - margin) where it is -1.
+
+    x1 and x2 (N, D) or (D,), target (N,) or ().
+    """
+    _check_same_shape("cosine_embedding_loss", x1, x2)
+    if x1.ndim not in (1, 2) or tuple(target.shape) != tuple(x1.shape[:-1]):
+        raise ValueError(
+            f"cosine_embedding_loss: target {describe(target)} does not fit inputs {describe(x1)}; expected "
+            "(N,) for (N, D), or () for (D,)"
+        )
+    _check_signs("cosine_embedding_loss", target)
+    # PyTorch's: a tiny amount is added to the squared norms
+    norms = sqrt((sum(square(x1), axis=-1) + 1e-12) * (sum(square(x2), axis=-1) + 1e-12))
+    cosine = sum(x1 * x2, axis=-1) / norms
+    loss = where(target == 1, 1 - cosine, relu(cosine - margin))
+    return _reduce("cosine_embedding_loss", loss, reduction)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from minidl.data.storage import atomic_write
-from minidl.tensor import Tensor
+from minidl.optim.state import join_arrays, split_arrays
 from minidl.train.metrics import as_array
 
 _NAME = re.compile(r"step-\d+")
@@ -38,61 +37,20 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged, incomplete, or not one. The message names the file and what to do."""
 
 
-def pack(tree: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:
-    """``tree`` (dicts, lists, tuples, numbers, strings, arrays, Tensors) as JSON values that :func:`unpack` undoes.
-
-    Arrays are put into ``arrays`` under their path. Raises TypeError for anything else, naming its path.
-    """
-    if tree is None or isinstance(tree, (bool, str)):
-        return tree
-    if isinstance(tree, int):
-        return int(tree)
-    if isinstance(tree, float) and not isinstance(tree, np.generic):
-        return tree if math.isfinite(tree) else {"__float__": repr(tree)}
-    if isinstance(tree, (np.ndarray, np.generic, Tensor)) or hasattr(tree, "__array__"):
-        arrays[path] = as_array(tree)
-        return {"__array__": path}
-    if isinstance(tree, (list, tuple)):
-        items = [pack(value, arrays, f"{path}/{i}") for i, value in enumerate(tree)]
-        return items if isinstance(tree, list) else {"__tuple__": items}
-    if isinstance(tree, dict):
-        if all(isinstance(key, str) and not key.startswith("__") for key in tree):
-            return {key: pack(value, arrays, f"{path}/{key}") for key, value in tree.items()}
-        if all(isinstance(key, (int, str)) for key in tree):
-            return {"__items__": [[key, pack(value, arrays, f"{path}/{key}")] for key, value in tree.items()]}
-    raise TypeError(f"checkpoint: cannot store {type(tree).__name__} at {path or 'the top'}")
-
-
-def unpack(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The opposite of :func:`pack`."""
-    if isinstance(tree, list):
-        return [unpack(value, arrays) for value in tree]
-    if isinstance(tree, dict):
-        if "__array__" in tree:
-            return arrays[tree["__array__"]]
-        if "__float__" in tree:
-            return float(tree["__float__"])
-        if "__tuple__" in tree:
-            return tuple(unpack(value, arrays) for value in tree["__tuple__"])
-        if "__items__" in tree:
-            return {key: unpack(value, arrays) for key, value in tree["__items__"]}
-        return {key: unpack(value, arrays) for key, value in tree.items()}
-    return tree
-
-
 def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, Any]) -> Path:
-    """Write a checkpoint: the model's ``state_dict`` and a tree of everything else. Replaces one of the same name."""
+    """Write a checkpoint: the model's ``state_dict``, and everything else as nested dicts and lists of numbers,
+    strings and arrays. Replaces one of the same name."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    arrays: dict[str, np.ndarray] = {}
-    state = {"format": "minidl.checkpoint", "version": _VERSION, "state": pack(training, arrays)}
+    arrays, rest = split_arrays(training)
+    state = {"format": "minidl.checkpoint", "version": _VERSION, "state": rest}
     contents = {
         "model.safetensors": _to_safetensors(model),
         "training.safetensors": _to_safetensors(arrays),
-        "state.json": json.dumps(state, indent=1, allow_nan=False).encode(),
+        "state.json": json.dumps(state, indent=1).encode(),
     }
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     temporary.mkdir()
@@ -111,7 +69,8 @@ def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, A
 
 
 def load(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read and verify a checkpoint: the model's arrays by name, and the tree that :func:`save` was given.
+    """Read and verify a checkpoint: the model's arrays by name, and what else :func:`save` was given, with tuples
+    become lists.
 
     Raises:
         CheckpointError: something is missing or damaged; the message says what, and names an earlier checkpoint.
@@ -125,7 +84,7 @@ def load(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, An
             raise ValueError("state.json is not a minidl checkpoint's")
         if state.get("version") != _VERSION:
             raise ValueError(f"it has format version {state.get('version')}, this minidl reads {_VERSION}")
-        return _from_safetensors(contents["model.safetensors"]), unpack(state["state"], arrays)
+        return _from_safetensors(contents["model.safetensors"]), join_arrays(arrays, state["state"])
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         earlier = [p for p in listed(folder.parent) if p.name < folder.name]
         hint = f"\nAn earlier checkpoint can be used instead: {earlier[-1]}" if earlier else ""

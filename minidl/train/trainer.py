@@ -18,6 +18,8 @@ import numpy as np
 
 import minidl.random
 from minidl.autograd import no_grad
+from minidl.optim import ExponentialMovingAverage, clip_grad_norm_, clip_grad_value_
+from minidl.optim.lr_scheduler import ReduceLROnPlateau
 from minidl.tensor import Tensor, as_tensor
 from minidl.train import checkpoint
 from minidl.train import progress as display
@@ -59,7 +61,8 @@ class Trainer:
         callbacks: :class:`~minidl.train.callbacks.Callback` objects, called in this order.
         grad_clip_norm, grad_clip_value: limit the gradient's total norm, or each of its elements.
         accumulate_steps: batches whose gradients are averaged, weighted by their sizes, into one optimizer step.
-        ema: running average of the weights (:class:`minidl.optim.EMA`), used for validation.
+        ema: average of the weights, used for validation: a :class:`~minidl.optim.ExponentialMovingAverage`, or its
+            decay (buffers are averaged too then).
         seed: seeds the default generator when ``fit`` starts (dropout, and what else draws from it).
         carry_state: truncated back-propagation through time: the model is called as ``model(input, …, state)`` and
             returns ``(output, state)``; the state, detached, is what the next batch gets. It starts as None in every
@@ -114,7 +117,8 @@ class Trainer:
         self.scheduler_interval = _interval(scheduler, scheduler_interval)
         self.callbacks = list(callbacks)
         self.grad_clip_norm, self.grad_clip_value = grad_clip_norm, grad_clip_value
-        self.accumulate_steps, self.ema, self.seed, self.carry_state = accumulate_steps, ema, seed, carry_state
+        self.accumulate_steps, self.seed, self.carry_state = accumulate_steps, seed, carry_state
+        self.ema = ExponentialMovingAverage(model, ema, buffers=True) if isinstance(ema, float) else ema
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.checkpoint_every, self.checkpoint_steps = checkpoint_every, checkpoint_steps
         self.keep_checkpoints = keep_checkpoints
@@ -127,6 +131,7 @@ class Trainer:
         self.resume_hint = "call fit(…, resume=True) in the same program"
         self._running: list[Metric] = [Mean("loss"), *self.metrics]
         self._mid_epoch = False  # an epoch has begun and is not recorded in the history yet
+        self._trained = False  # its batches are used up; validation may still be to come
         self._batches = 0  # taken from the loader in this epoch
         self._seconds = 0.0  # spent in this epoch before it was interrupted
         self._started_at = (0, 0)  # epoch and step at which the last fit() began: its limits count from there
@@ -180,7 +185,7 @@ class Trainer:
     def _fit_epoch(self, train_loader: Iterable, val_loader: Iterable | None, epochs: Any, last_step: float) -> None:
         began = time.monotonic() - self._seconds
         if not self._mid_epoch:
-            self._mid_epoch, self._batches, self._state = True, 0, None
+            self._mid_epoch, self._trained, self._batches, self._state = True, False, 0, None
             for metric in self._running:
                 metric.reset()
             self._call("on_epoch_begin")
@@ -195,12 +200,15 @@ class Trainer:
                 self.display.advance(row)
                 self._call("on_step_end", row)
                 self._seconds = time.monotonic() - began
-                if self.checkpoint_steps and self.step % self.checkpoint_steps == 0:
+                if self._due(self.step, self.checkpoint_steps):
                     self.save_checkpoint(train_loader)
                 self._save_if_interrupted(train_loader)
                 if self.step >= last_step or self.should_stop:
                     break
         self.display.end()
+        if not self._trained and hasattr(train_loader, "set_epoch"):  # cut short: the next epoch is a new one
+            train_loader.set_epoch(train_loader.epoch + 1)
+        self._trained = True
 
         row = self._row()
         if val_loader is not None:
@@ -208,8 +216,6 @@ class Trainer:
                 val_loader.set_epoch(self.epoch)
             row |= self._evaluate(val_loader, f"{title} validation")
             self._save_if_interrupted(train_loader)
-        if hasattr(train_loader, "set_epoch"):  # also where max_steps cut it short
-            train_loader.set_epoch(self.epoch + 1)
         self._seconds = time.monotonic() - began
         row["seconds"] = round(self._seconds, 3)
         if self.scheduler_interval == "epoch":
@@ -221,19 +227,23 @@ class Trainer:
         self.history.append(row)
         self._call("on_epoch_end", row)
         self.display.message(f"{title}  {display.figures(row)}  {row['seconds']:.1f} s")
-        if self.checkpoint_every and self.epoch % self.checkpoint_every == 0:
+        if self._due(self.epoch, self.checkpoint_every):
             self.save_checkpoint(train_loader)
         self._save_if_interrupted(train_loader)
 
     def _groups(self, loader: Iterable) -> Iterator[list]:
         """The epoch's remaining batches in groups that make one optimizer step each."""
+        if self._trained:
+            return
         batches = iter(loader)
         if not hasattr(loader, "state_dict"):  # one that cannot go on by itself: skip what was done
             batches = itertools.islice(batches, self._batches, None)
         try:
             while group := list(itertools.islice(batches, self.accumulate_steps)):
                 self._batches += len(group)
+                self._trained = len(group) < self.accumulate_steps  # then the loader has ended its epoch
                 yield group
+            self._trained = True
         finally:
             if hasattr(batches, "close"):
                 batches.close()  # ends the loader's workers
@@ -273,7 +283,7 @@ class Trainer:
         *inputs, target = (as_tensor(part) for part in batch)
         if self.carry_state:
             output, state = self.model(*inputs, self._state)
-            self._state = _detached(state)
+            self._state = _map(Tensor.detach, state)
         else:
             output = self.model(*inputs)
         return self.loss(output, target), output, target
@@ -287,8 +297,6 @@ class Trainer:
             )
 
     def _clip_gradients(self) -> None:
-        from minidl.optim import clip_grad_norm_, clip_grad_value_
-
         if self.grad_clip_value is not None:
             clip_grad_value_(self._parameters(), self.grad_clip_value)
         if self.grad_clip_norm is not None:
@@ -312,6 +320,9 @@ class Trainer:
     def _call(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
+
+    def _due(self, done: int, every: int | None) -> bool:
+        return self.run_dir is not None and bool(every) and done % every == 0
 
     # Evaluation
 
@@ -364,7 +375,7 @@ class Trainer:
         """Without gradients, in evaluation mode, on the averaged weights, with a carried state of its own."""
         modes = [(module, module.training) for module in self.model.modules()]
         carried, self._state = self._state, None
-        averaged = contextlib.nullcontext() if self.ema is None else self.ema.applied()
+        averaged = contextlib.nullcontext() if self.ema is None else self.ema.average_parameters()
         self.model.eval()
         try:
             with no_grad(), averaged:
@@ -378,7 +389,7 @@ class Trainer:
 
     def weights(self) -> dict[str, np.ndarray]:
         """A copy of the model's ``state_dict``, with the averaged weights in it if there is an ``ema``."""
-        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
+        with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters():
             return {name: np.array(as_array(value)) for name, value in self.model.state_dict().items()}
 
     def save_weights(self, path: str | Path) -> None:
@@ -395,17 +406,19 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "mid_epoch": self._mid_epoch,
+            "trained": self._trained,
             "batches": self._batches,
             "seconds": self._seconds,
             "started_at": self._started_at,
+            "rates": self.rates,
             "history": self.history,
-            "running": [m.state_dict() for m in self._running],
+            "metrics": {name: metric.state_dict() for name, metric in _numbered(self._running).items()},
             "carried": self._state,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "loader": train_loader.state_dict() if hasattr(train_loader, "state_dict") else None,
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callbacks": {name: s for name, c in _numbered(self.callbacks).items() if (s := c.state_dict())},
             "random": _random_state(),
         }
         path = checkpoint.save(folder, self.model.state_dict(), training)
@@ -430,19 +443,19 @@ class Trainer:
                     part.load_state_dict(training[name])
             if hasattr(train_loader, "load_state_dict") and training["loader"] is not None:
                 train_loader.load_state_dict(training["loader"])
-            for what, own, saved in (
-                ("metrics", self._running, training["running"]),
-                ("callbacks", self.callbacks, training["callbacks"]),
-            ):
-                if len(own) != len(saved):
-                    raise ValueError(f"it was saved with {len(saved)} {what}, this Trainer has {len(own)}")
-                for part, state in zip(own, saved):
-                    part.load_state_dict(state)
+            for what, own in (("metrics", self._running), ("callbacks", self.callbacks)):
+                named, saved = _numbered(own), training[what]
+                if homeless := saved.keys() - named.keys():
+                    raise ValueError(f"it was saved with {what} that this Trainer lacks: {', '.join(homeless)}")
+                for name, state in saved.items():
+                    named[name].load_state_dict(state)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise checkpoint.CheckpointError(f"{folder}: does not fit this Trainer: {error}") from error
         self.epoch, self.step = training["epoch"], training["step"]
-        self._mid_epoch, self._batches = training["mid_epoch"], training["batches"]
-        self._seconds, self._started_at = training["seconds"], training["started_at"]
+        self._mid_epoch, self._trained = training["mid_epoch"], training["trained"]
+        self._batches = training["batches"]
+        self._seconds, self._started_at = training["seconds"], tuple(training["started_at"])
+        self.rates = training["rates"]
         self.history, self._state = training["history"], _map(as_tensor, training["carried"])
         _set_random_state(training["random"])
 
@@ -506,7 +519,7 @@ def _interval(scheduler: Any, interval: str | None) -> str | None:
     """When a scheduler steps, checked."""
     if scheduler is None:
         return None
-    plateau = type(scheduler).__name__ == "ReduceLROnPlateau"
+    plateau = isinstance(scheduler, ReduceLROnPlateau)
     if interval is None and plateau:
         interval = "plateau"
     if interval not in ("step", "epoch", "plateau") or plateau != (interval == "plateau"):
@@ -522,32 +535,40 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def _numbered(parts: Sequence[Any]) -> dict[str, Any]:
+    """Metrics or callbacks by class name and number, so that their saved states find them."""
+    count: dict[str, int] = {}
+    named = {}
+    for part in parts:
+        name = type(part).__name__
+        count[name] = count.get(name, -1) + 1
+        named[f"{name}{count[name]}"] = part
+    return named
+
+
 def _map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """``function`` on every leaf of nested tuples, lists and dicts; None stays None."""
+    """``function`` on every leaf of nested tuples, lists and dicts; lists become tuples, None stays None."""
     if tree is None:
         return None
     if isinstance(tree, (tuple, list)):
-        return type(tree)(_map(function, t) for t in tree)
+        return tuple(_map(function, t) for t in tree)
     if isinstance(tree, dict):
         return {k: _map(function, t) for k, t in tree.items()}
     return function(tree)
 
 
-def _detached(state: Any) -> Any:
-    return _map(lambda t: t.detach(), state)
-
-
 def _random_state() -> dict[str, Any]:
     """Python's, NumPy's and minidl's global generators."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, words, gauss = random.getstate()
     return {
         "minidl": minidl.random.default_generator().get_state(),
-        "numpy": (kind, keys, position, has_gauss, cached),
-        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "python": (version, np.array(words, np.uint32), gauss),
     }
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
     minidl.random.default_generator().set_state(state["minidl"])
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))

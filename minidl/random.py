@@ -14,17 +14,21 @@ import numpy as np
 from minidl.backend.live import live
 from minidl.ops.random import philox_rounds, random_bits
 
-_MASK64 = (1 << 64) - 1
+_MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 def _mix(a: int, b: int) -> int:
-    """A 64-bit hash of two 64-bit numbers: one Philox block with ``a`` as key and ``b`` as counter."""
-    u = np.uint64
-    words = philox_rounds(
-        np.array([b & 0xFFFFFFFF], u), np.array([b >> 32], u), np.array([0x6D696E69], u), np.array([0x646C], u),
-        u(a & 0xFFFFFFFF), u(a >> 32),
-    )  # fmt: skip
-    return int(words[0][0]) | int(words[1][0]) << 32
+    """A 64-bit hash of two 64-bit numbers: half a Philox block with ``a`` as key and ``b`` in the counter.
+
+    The rounds of :func:`minidl.ops.random.philox_rounds` once more, on Python ints: arrays of one are slow.
+    """
+    key0, key1 = a & _MASK32, a >> 32
+    c0, c1, c2, c3 = b & _MASK32, b >> 32, 0x6D696E69, 0x646C
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ key0, p1 & _MASK32, (p0 >> 32) ^ c3 ^ key1, p0 & _MASK32
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK32, (key1 + 0xBB67AE85) & _MASK32
+    return c0 | c1 << 32
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -137,7 +141,7 @@ def fold_in_uniform(generator: Generator, indices: Any, k: int) -> np.ndarray:
         np.broadcast_to(idx & low, shape), np.broadcast_to(idx >> u(32), shape), np.broadcast_to(block, shape),
         np.full(shape, 0x66756E, u), u(generator.key & 0xFFFFFFFF), u(generator.key >> 32),
     )  # fmt: skip
-    bits = np.stack(words, axis=-1).reshape(len(idx), -1)[:, :k]
+    bits = np.stack(words, axis=-1).reshape(len(idx), 4 * block.shape[1])[:, :k]
     return (bits >> u(8)).astype(np.float32) * np.float32(2.0**-24)
 
 

@@ -1,6 +1,59 @@
 """Layers, losses and initializers, with PyTorch's names, arguments and parameter layouts."""
 
-from minidl.nn import init
+from minidl.nn import functional, init
+from minidl.nn.activation import (
+    ELU,
+    GELU,
+    GLU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Mish,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softmin,
+    Softplus,
+    Softsign,
+    Tanh,
+)
 from minidl.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
+from minidl.nn.dropout import (
+    AlphaDropout,
+    Dropout,
+    Dropout1d,
+    Dropout1D,
+    Dropout2d,
+    Dropout2D,
+    Dropout3d,
+    Dropout3D,
+)
 from minidl.nn.linear import Bilinear, Dense, Flatten, Identity, Linear, Unflatten
+from minidl.nn.loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CosineEmbeddingLoss,
+    CrossEntropyLoss,
+    CTCLoss,
+    FocalLoss,
+    HingeEmbeddingLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MarginRankingLoss,
+    MSELoss,
+    MultiMarginLoss,
+    NLLLoss,
+    SigmoidFocalLoss,
+    SmoothL1Loss,
+    TripletMarginLoss,
+)
 from minidl.nn.module import Module, Parameter

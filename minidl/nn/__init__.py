@@ -28,13 +28,14 @@ from minidl.nn.container import ModuleDict, ModuleList, ParameterList, Sequentia
 from minidl.nn.dropout import (
     AlphaDropout,
     Dropout,
-    Dropout1d,
     Dropout1D,
-    Dropout2d,
+    Dropout1d,
     Dropout2D,
-    Dropout3d,
+    Dropout2d,
     Dropout3D,
+    Dropout3d,
 )
+from minidl.nn.embedding import Embedding
 from minidl.nn.linear import Bilinear, Dense, Flatten, Identity, Linear, Unflatten
 from minidl.nn.loss import (
     BCELoss,
@@ -57,3 +58,16 @@ from minidl.nn.loss import (
     TripletMarginLoss,
 )
 from minidl.nn.module import Module, Parameter
+from minidl.nn.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    PackedSequence,
+    RNNCell,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+)

@@ -1,0 +1,56 @@
+"""Embedding: a learnt vector for each of a finite number of things."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl.nn import init
+from minidl.nn.module import Module, Parameter
+from minidl.ops.embedding import embedding
+from minidl.ops.primitive import default_dtype
+from minidl.tensor import Tensor, as_tensor
+
+
+class Embedding(Module):
+    """Integers of any shape to vectors: (...) to (..., embedding_dim).
+
+    ``weight`` (num_embeddings, embedding_dim) starts standard normal. Row ``padding_idx`` starts at zero and gets no
+    gradient. Raises IndexError that names the range for an index outside [0, num_embeddings).
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"Embedding: padding_idx {padding_idx} is outside the {num_embeddings} rows")
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.weight = Parameter(np.empty((num_embeddings, embedding_dim), dtype or default_dtype()))
+        self.reset_parameters()
+
+    @classmethod
+    def from_pretrained(cls, weight: Any, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
+        """An Embedding of the rows of ``weight`` (V, D), by default one that does not learn."""
+        weight = as_tensor(weight)
+        layer = cls(*weight.shape, padding_idx=padding_idx, dtype=weight.dtype)
+        layer.weight.assign_(weight)
+        layer.weight.requires_grad_(not freeze)
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values again."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            values = self.weight.detach()
+            values[self.padding_idx] = 0
+
+    def forward(self, index: Any) -> Tensor:
+        return embedding(self.weight, as_tensor(index), padding_idx=self.padding_idx)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

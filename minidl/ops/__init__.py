@@ -166,6 +166,26 @@ from minidl.ops.optimizer import (
     rmsprop_update,
     sgd_update,
 )
+from minidl.ops.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool1d_grad,
+    avg_pool2d,
+    avg_pool2d_grad,
+    avg_pool3d,
+    avg_pool3d_grad,
+    global_avg_pool,
+    global_max_pool,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_pool_grad,
+)
 from minidl.ops.primitive import (
     Primitive,
     default_dtype,

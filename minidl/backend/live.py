@@ -28,6 +28,11 @@ class LiveInt(Live, int):
     """An int that is read anew at each replay."""
 
 
+def capturing() -> bool:
+    """Is a step being captured?"""
+    return state.tracer is not None
+
+
 def live(read: Callable[[], Any]) -> Any:
     """``read()``; and, if a step is being captured, note that replays must call ``read`` again.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl.autograd import enable_grad
+from minidl.backend.live import capturing, live, replaced
 from minidl.backend.registry import backend_of, namespace, to_numpy
 from minidl.ops import zeros_like
 from minidl.ops.primitive import Primitive
@@ -137,7 +139,7 @@ class Optimizer:
         update, required, optional, constants = self.rule(group)
         names = (*required, *(n for n in optional if n is not None))
         counted = "step" in update.inputs
-        lr = group["lr"]
+        lr = live(lambda: group["lr"])
         for p in group["params"]:
             grad = p.grad
             if grad is None:
@@ -150,12 +152,30 @@ class Optimizer:
                 state = self._make_state(p, names, group)
                 arrays = [state[n] for n in required]
                 more = [n and state[n] for n in optional]
-            state["step"] = step = state["step"] + 1
+            step = live(functools.partial(self._count, p))
             scalars = (lr, step) if counted else (lr,)
+            before = arrays + [a for a in more if a is not None] if capturing() else ()
             new, *arrays = update(p.data, grad.data, *arrays, *scalars, *more, **constants)
             for n, array in zip(names, arrays):
                 state[n] = array
-            _store(p, new)
+            for n, old, array in zip(names, before, arrays):
+                replaced(old, array, functools.partial(self._get, p, n), functools.partial(self._put, p, n))
+            if new is p.data:
+                p._bump()
+            else:
+                p.assign_(new)
+
+    def _count(self, p: Tensor) -> int:
+        """One more update of ``p``; how many there were."""
+        state = self.state[p]
+        state["step"] += 1
+        return state["step"]
+
+    def _get(self, p: Tensor, name: str) -> Any:
+        return self.state[p][name]
+
+    def _put(self, p: Tensor, name: str, array: Any) -> None:
+        self.state[p][name] = array
 
     def _make_state(self, p: Tensor, names: tuple[str, ...], group: dict[str, Any]) -> dict[str, Any]:
         state = self.state.setdefault(p, {"step": 0})
@@ -237,13 +257,3 @@ class Optimizer:
             options = ", ".join(f"{k}={v}" for k, v in group.items() if k not in ("params", "param_names"))
             lines.append(f"  group {i}: {len(group['params'])} parameters, {options}")
         return "\n".join([*lines, ")"])
-
-
-def _store(p: Tensor, array: Any) -> None:
-    """Give ``p`` its new values, in the same memory where the backend has memory to write to."""
-    if array is not p.data:
-        if type(p.data) is np.ndarray:
-            p.data[...] = array
-        else:
-            p.data = array
-    p._bump()

@@ -1,0 +1,317 @@
+"""A captured program made fast for the CPU: fused loops, BLAS into planned buffers, nothing allocated at replay.
+
+Values get fixed arrays once (``_bind``), views of them are taken once, and what is left to do at a replay is a list of
+calls on those arrays. Memory is planned as registers are: a buffer whose value is dead serves the next one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minidl import ops
+from minidl.backend.live import Live
+from minidl.backend.registry import state
+from minidl.jit.program import Program, Step, Value
+from minidl_kernels.numba.fusion import FusedKernel, group_steps
+
+#: primitives whose result can be a view of their first input
+VIEWS = {"reshape", "permute", "broadcast_to", "getitem", "positive", "contiguous", "sum_to"}
+
+
+class CompiledProgram:
+    """Callable with the list of input arrays; returns the list of result arrays (copies)."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.steps = _lower(program)
+        self.last = Program(program.inputs, self.steps, program.updates, program.results).last_uses()
+        self.view_of = self._find_views()
+        self.items = self._schedule()
+        self.live: dict[int, Live] = {}
+        self.bound: list[tuple[Value, Any]] = []
+        self.calls: list[Callable[[], Any]] | None = None
+        self.pool_bytes = 0
+
+    def __call__(self, inputs: list) -> list:
+        if self.calls is None or any(v.cell.get() is not a for v, a in self.bound):
+            self._bind()
+        for buffer, array in zip(self.input_buffers, inputs):
+            buffer[...] = array
+        if self.live:
+            numbers = self.numbers
+            for key, number in self.live.items():
+                numbers[key] = number.read()
+        for call in self.calls:
+            call()
+        return [a.copy() for a in self.result_arrays]
+
+    # Planning
+
+    def _find_views(self) -> list[bool]:
+        """For each step: is its output a view of its input? Found out by trying, on memory that is never touched."""
+        arrays: dict[int, np.ndarray] = {}
+
+        def array(v: Value) -> np.ndarray:
+            if v.number not in arrays:
+                arrays[v.number] = v.cell.get() if v.kind == "external" else np.empty(v.shape, v.dtype)
+            return arrays[v.number]
+
+        found = []
+        for step in self.steps:
+            view = False
+            if step.prim.name in VIEWS and len(step.values) == 1 and step.inputs[0] is step.values[0]:
+                source = array(step.values[0])
+                out = _view(step, source)
+                if (
+                    isinstance(out, np.ndarray)
+                    and (np.may_share_memory(out, source) or out.size == 0)
+                    and min(out.strides, default=0) >= 0
+                ):
+                    arrays[step.outputs[0].number] = out
+                    view = True
+            found.append(view)
+        return found
+
+    def _schedule(self) -> list[Any]:
+        """Views, fused groups and single steps in the order in which they run."""
+        groups = {max(g.members): g for g in group_steps(self.steps, self.view_of)}
+        grouped = {m for g in groups.values() for m in g.members}
+        items: list[Any] = []
+        for i, step in enumerate(self.steps):
+            if i in groups:
+                members = groups[i].members
+                inside = set(members)
+                steps = [self.steps[m] for m in members]
+                read_outside = (
+                    {v.number for k, s in enumerate(self.steps) if k not in inside for v in s.values}
+                    | {v.number for v in self.program.results}
+                    | {v.number for _, v in self.program.updates}
+                )
+                outputs = [s.outputs[0] for s in steps if s.outputs[0].number in read_outside]
+                items.append(FusedKernel(steps, outputs))
+            elif i not in grouped:
+                items.append((step, self.view_of[i]))
+        return items
+
+    def _lifetimes(self) -> dict[int, int]:
+        """For each value the index of the last item that needs its memory, views included."""
+        last: dict[int, int] = {}
+        for i, item in enumerate(self.items):
+            for v in item.inputs if isinstance(item, FusedKernel) else item[0].values:
+                if isinstance(v, Value):
+                    last[v.number] = i
+        for v in [*self.program.results, *(value for _, value in self.program.updates)]:
+            last[v.number] = len(self.items)
+        for item in reversed(self.items):
+            if not isinstance(item, FusedKernel) and item[1]:
+                source, out = item[0].values[0], item[0].outputs[0]
+                last[source.number] = max(last.get(source.number, -1), last.get(out.number, -1))
+        return last
+
+    def _bind(self) -> None:
+        """Give every value its array and make the list of calls."""
+        self.calls = []
+        self.numbers: dict[int, Any] = {}
+        self.live = {}
+        arrays: dict[int, np.ndarray] = {}
+        program = self.program
+        self.input_buffers = [np.empty(v.shape, v.dtype) for v in program.inputs]
+        for v, buffer in zip(program.inputs, self.input_buffers):
+            arrays[v.number] = buffer
+        self.bound = [(v, v.cell.get()) for v in program.externals]
+        for v, a in self.bound:
+            arrays[v.number] = a
+        last = self._lifetimes()
+        pool = _Pool()
+        homes: dict[int, Any] = {}
+        in_place = self._in_place_updates()
+        for i, item in enumerate(self.items):
+            if isinstance(item, FusedKernel):
+                outs = []
+                for v in item.outputs:
+                    homes[v.number], arrays[v.number] = pool.take(v.shape, v.dtype)
+                    outs.append(arrays[v.number])
+                self._bind_fused(item, arrays, outs)
+            else:
+                step, view = item
+                if view:
+                    arrays[step.outputs[0].number] = _view(step, arrays[step.values[0].number])
+                else:
+                    for v in step.outputs:
+                        target = in_place.get(v.number)
+                        if target is not None:
+                            arrays[v.number] = arrays[target.number]
+                        else:
+                            homes[v.number], arrays[v.number] = pool.take(v.shape, v.dtype)
+                    self._bind_step(step, arrays)
+            for number in [n for n in homes if last.get(n, -1) <= i]:
+                pool.give(homes.pop(number))
+        waiting = []
+        for target, value in program.updates:
+            source, destination = arrays[value.number], arrays[target.number]
+            if source is destination:
+                continue
+            if value.kind == "external":
+                waiting.append((destination, source))  # another update may overwrite it first
+            else:
+                self.calls.append(functools.partial(np.copyto, destination, source))
+        for destination, source in waiting:
+            kept = np.empty_like(source)
+            self.calls.insert(0, functools.partial(np.copyto, kept, source))
+            self.calls.append(functools.partial(np.copyto, destination, kept))
+        self.result_arrays = [arrays[v.number] for v in program.results]
+        self.pool_bytes = pool.total
+
+    def _in_place_updates(self) -> dict[int, Value]:
+        """Outputs of donated steps that only serve to update the very external value that was donated."""
+        updates = {value.number: target for target, value in self.program.updates}
+        found = {}
+        for i, step in enumerate(self.steps):
+            donated = [step.inputs[k] for k, name in enumerate(step.prim.inputs) if name in step.prim.donated]
+            donated = [d for d in donated if isinstance(d, Value)]
+            for d, out in zip(donated, step.outputs):
+                target = updates.get(out.number)
+                if target is not None and target.number == d.number and self.last.get(d.number, i) <= i:
+                    found[out.number] = target
+        return found
+
+    def _number(self, x: Live) -> int:
+        self.live.setdefault(id(x), x)
+        return id(x)
+
+    def _bind_fused(self, item: FusedKernel, arrays: dict[int, Any], outs: list[np.ndarray]) -> None:
+        if outs[0].size == 0:
+            return
+        sources = [x if isinstance(x, Live) else arrays[x.number] for x in item.inputs]
+        function, arguments = item.compile(sources, outs)
+        if any(isinstance(a, Live) for a in arguments):
+            keys = [self._number(a) if isinstance(a, Live) else None for a in arguments]
+            numbers = self.numbers
+
+            def call() -> None:
+                function(*[a if k is None else float(numbers[k]) for a, k in zip(arguments, keys)])
+
+            self.calls.append(call)
+        else:
+            self.calls.append(functools.partial(function, *arguments))
+
+    def _bind_step(self, step: Step, arrays: dict[int, Any]) -> None:
+        outs = [arrays[v.number] for v in step.outputs]
+        inputs = [arrays[x.number] if isinstance(x, Value) else x for x in step.inputs]
+        name = step.prim.name
+        live = any(isinstance(x, Live) for x in [*inputs, *step.params.values()])
+        if name == "matmul" and inputs[0].dtype == inputs[1].dtype:
+            self.calls.append(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
+            return
+        if name == "sum":
+            axis, keepdims = step.params.get("axis"), step.params.get("keepdims", False)
+            self.calls.append(functools.partial(np.sum, inputs[0], axis, None, outs[0], keepdims))
+            return
+        if name in ("reshape", "contiguous") and outs[0].size == inputs[0].size:
+            self.calls.append(functools.partial(np.copyto, outs[0].reshape(inputs[0].shape), inputs[0]))
+            return
+        function, takes_out = _implementation(step, inputs)
+        if live:
+            keys = [self._number(x) if isinstance(x, Live) else None for x in inputs]
+            param_keys = {k: self._number(p) for k, p in step.params.items() if isinstance(p, Live)}
+            numbers = self.numbers
+
+            def call() -> Any:
+                params = {**step.params, **{k: numbers[n] for k, n in param_keys.items()}}
+                now = [x if k is None else numbers[k] for x, k in zip(inputs, keys)]
+                return function(*now, **params, **({"out": tuple(outs)} if takes_out else {}))
+        else:
+            extra = {"out": tuple(outs)} if takes_out else {}
+            call = functools.partial(function, *inputs, **step.params, **extra)
+        if takes_out:
+            self.calls.append(call)
+            return
+
+        def call_and_copy() -> None:
+            made = call()
+            for out, array in zip(outs, made if isinstance(made, tuple) else (made,)):
+                if array is not out:
+                    out[...] = array
+
+        self.calls.append(call_and_copy)
+
+
+def _implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]:
+    """The kernel that serves the step, as ``Primitive.run`` would choose it, and whether it takes ``out=``."""
+    for k in state.backends["numba"].kernels.get(step.prim.name, ()):
+        if k.when is None or k.when(*inputs, **step.params):
+            return k.function, getattr(k, "out", False)
+    return step.prim.reference, False
+
+
+def _view(step: Step, source: np.ndarray) -> Any:
+    if step.prim.name == "broadcast_to":
+        return np.broadcast_to(source, step.outputs[0].shape)
+    if step.prim.name == "contiguous" and not source.flags.c_contiguous:
+        return None
+    return step.prim.reference(source, **step.params)
+
+
+def _lower(program: Program) -> list[Step]:
+    """Split ``linear`` into a product and an addition that can be fused with what follows."""
+    count = max((v.number for v in program._mentioned()), default=0)
+    count = max([count, *(o.number for s in program.steps for o in s.outputs)]) + 1
+    steps: list[Step] = []
+
+    def new(shape: tuple, dtype: np.dtype) -> Value:
+        nonlocal count
+        count += 1
+        return Value(count, "computed", tuple(shape), dtype)
+
+    for s in program.steps:
+        if s.prim.name != "linear" or not all(isinstance(i, Value) for i in s.inputs[:2]):
+            steps.append(s)
+            continue
+        x, weight, bias = (*s.inputs, None)[:3]
+        out = s.outputs[0]
+        rows = x
+        if len(x.shape) != 2:
+            rows = new((int(np.prod(x.shape[:-1], dtype=int)), x.shape[-1]), x.dtype)
+            steps.append(Step(ops.reshape, [x], {"shape": rows.shape}, [rows]))
+        turned = new(weight.shape[::-1], weight.dtype)
+        steps.append(Step(ops.permute, [weight], {"axes": (1, 0)}, [turned]))
+        flat = len(x.shape) == 2
+        product = out if flat and bias is None else new((rows.shape[0], weight.shape[0]), out.dtype)
+        steps.append(Step(ops.matmul, [rows, turned], {}, [product]))
+        if not flat:
+            whole = out if bias is None else new(out.shape, out.dtype)
+            steps.append(Step(ops.reshape, [product], {"shape": out.shape}, [whole]))
+            product = whole
+        if bias is not None:
+            steps.append(Step(ops.add, [product, bias], {}, [out]))
+    return steps
+
+
+class _Pool:
+    """Buffers by size; one that was given back serves the next value that fits without wasting half of it."""
+
+    def __init__(self) -> None:
+        self.free: list[np.ndarray] = []
+        self.total = 0
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """(the buffer, an array of this shape and dtype in it)."""
+        need = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
+        fitting = [b for b in self.free if need <= b.nbytes <= 2 * need + 4096]
+        if fitting:
+            buffer = min(fitting, key=lambda b: b.nbytes)
+            self.free = [b for b in self.free if b is not buffer]
+        else:
+            raw = np.empty(need + 64, np.uint8)
+            start = -raw.ctypes.data % 64
+            buffer = raw[start : start + need]
+            self.total += need
+        array = buffer[: need if np.prod(shape, dtype=np.int64) else 0].view(dtype).reshape(shape)
+        return buffer, array
+
+    def give(self, buffer: np.ndarray) -> None:
+        self.free.append(buffer)

@@ -24,6 +24,7 @@ from minidl.nn.activation import (
     Softsign,
     Tanh,
 )
+from minidl.nn.attention import KVCache, MultiHeadAttention, MultiheadAttention
 from minidl.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
 from minidl.nn.dropout import (
     AlphaDropout,
@@ -58,6 +59,7 @@ from minidl.nn.loss import (
     TripletMarginLoss,
 )
 from minidl.nn.module import Module, Parameter
+from minidl.nn.positional import LearnedPositionalEncoding, RotaryEmbedding, SinusoidalPositionalEncoding, apply_rotary
 from minidl.nn.recurrent import (
     GRU,
     LSTM,

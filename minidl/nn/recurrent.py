@@ -14,9 +14,9 @@ import numpy as np
 from minidl import ops
 from minidl.backend.registry import backend_of
 from minidl.nn import init
+from minidl.nn.dropout import dropout
 from minidl.nn.module import Module, Parameter
 from minidl.ops.primitive import default_dtype
-from minidl.random import default_generator
 from minidl.tensor import Tensor, as_tensor
 
 
@@ -221,9 +221,8 @@ class _Recurrent(Module):
                 ys.append(y)
                 finals.append(final)
             x = ops.concat(ys, axis=2) if len(ys) > 1 else ys[0]
-            if self.dropout and self.training and layer < self.num_layers - 1:
-                key, offset = default_generator().reserve(x.size)
-                x = ops.dropout(x, p=self.dropout, key=key, offset=offset)
+            if self.dropout and layer < self.num_layers - 1:
+                x = dropout(x, self.dropout, self.training)
 
         states = [ops.stack(s, axis=0) for s in zip(*finals)]
         if packed is not None:

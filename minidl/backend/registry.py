@@ -24,7 +24,8 @@ class Kernel:
 
     ``function`` takes the same arguments as the primitive's reference. ``when(*arrays, **params)`` says whether it
     can serve a call; ``None`` means always. ``dtypes`` and ``note`` are for people: ``minidl kernels list`` prints
-    them.
+    them. With ``out``, the function also takes ``out=``, a tuple of arrays (one an output) to write into and return.
+    ``tolerance`` declares less accuracy than the conformance suite asks for; see :mod:`minidl.testing.conformance`.
     """
 
     primitive: str
@@ -33,6 +34,13 @@ class Kernel:
     when: Callable[..., bool] | None = None
     dtypes: tuple[str, ...] = ()
     note: str = ""
+    out: bool = False
+    tolerance: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """Where the function is: module and name."""
+        return f"{self.function.__module__}.{getattr(self.function, '__qualname__', repr(self.function))}"
 
     @property
     def condition(self) -> str:
@@ -225,6 +233,8 @@ def kernel(
     when: Callable[..., bool] | None = None,
     dtypes: tuple[str, ...] = (),
     note: str = "",
+    out: bool = False,
+    tolerance: dict[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: the function serves ``primitive`` on ``backend`` wherever ``when(*arrays, **params)`` is true.
 
@@ -233,7 +243,8 @@ def kernel(
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        k = Kernel(primitive, backend, function, when, dtypes, note or (function.__doc__ or "").strip().split("\n")[0])
+        text = note or (function.__doc__ or "").strip().split("\n")[0]
+        k = Kernel(primitive, backend, function, when, dtypes, text, out, tolerance)
         if backend in state.backends:
             _add(state.backends[backend], k)
         else:
@@ -263,7 +274,7 @@ def unregister_kernel(function: Callable[..., Any]) -> None:
 def explain(primitive: str | None = None, backend: str | None = None) -> list[dict[str, str]]:
     """Per primitive (all of them, or one), what serves it on ``backend`` (the active one) and under which condition.
 
-    Returns rows with the keys ``primitive``, ``backend``, ``served_by``, ``when``, ``note``; the last row of each
+    Returns rows with the keys ``primitive``, ``backend``, ``served_by``, ``dtypes``, ``when``, ``note``; the last row of each
     primitive is the reference, which serves whatever the kernels above it decline.
     """
     from minidl.ops import primitives
@@ -275,9 +286,15 @@ def explain(primitive: str | None = None, backend: str | None = None) -> list[di
         if name not in primitives:
             raise BackendError(f"no primitive is called {name!r}")
         for k in chosen.kernels.get(name, []):
-            served = f"{k.function.__module__}.{k.function.__name__}"
             rows.append(
-                {"primitive": name, "backend": chosen.name, "served_by": served, "when": k.condition, "note": k.note}
+                {
+                    "primitive": name,
+                    "backend": chosen.name,
+                    "served_by": k.label,
+                    "dtypes": ", ".join(k.dtypes),
+                    "when": k.condition,
+                    "note": k.note,
+                }
             )
         reason = "no kernel registered" if name not in chosen.kernels else "when no kernel above accepts the call"
         rows.append(
@@ -285,6 +302,7 @@ def explain(primitive: str | None = None, backend: str | None = None) -> list[di
                 "primitive": name,
                 "backend": chosen.name,
                 "served_by": f"reference ({chosen.xp.__name__})",
+                "dtypes": "",
                 "when": "always" if name not in chosen.kernels else "otherwise",
                 "note": reason if chosen.name != "numpy" else "the reference itself",
             }

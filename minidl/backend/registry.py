@@ -274,8 +274,8 @@ def unregister_kernel(function: Callable[..., Any]) -> None:
 def explain(primitive: str | None = None, backend: str | None = None) -> list[dict[str, str]]:
     """Per primitive (all of them, or one), what serves it on ``backend`` (the active one) and under which condition.
 
-    Returns rows with the keys ``primitive``, ``backend``, ``served_by``, ``dtypes``, ``when``, ``note``; the last row of each
-    primitive is the reference, which serves whatever the kernels above it decline.
+    Returns rows with the keys ``primitive``, ``backend``, ``served_by``, ``dtypes``, ``when``, ``note``; the last
+    row of each primitive is the reference, which serves whatever the kernels above it decline.
     """
     from minidl.ops import primitives
 

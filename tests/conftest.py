@@ -1,0 +1,35 @@
+"""What all tests share."""
+
+import os
+
+# small arrays in many tests: threads of BLAS only get into each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "minidl", deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("minidl")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_state_everywhere():
+    """Each test starts from the same random state, and one that changes global modes does not change the next."""
+    import minidl
+    from minidl.autograd.engine import mode
+    from minidl.backend.registry import state
+
+    before = state.active, state.strict, minidl.ops.default_dtype()
+    minidl.manual_seed(0)
+    yield
+    state.active, state.strict = before[:2]
+    minidl.ops.set_default_dtype(before[2])
+    mode.enabled, mode.anomaly, mode.observer, mode.nodes = True, False, None, None

@@ -37,15 +37,6 @@ NO_GRADIENT = {
     ),
     **{name: "an optimizer's update, not part of a graph" for name in NAMES if name.endswith("_update")},
 }  # fmt: skip
-# gradients in one piece; second derivatives do not go through these but through elementary operations
-BACKWARDS = {
-    "attention_backward": "scaled_dot_product_attention",
-    "cross_entropy_grad": "cross_entropy",
-    "ctc_loss_grad": "ctc_loss",
-    "gru_backward": "gru",
-    "lstm_backward": "lstm",
-    "rnn_backward": "rnn",
-}
 # checked in tests/nn, because its parameter is a function
 NO_SAMPLES = {"hook_point"}
 # further outputs are kept for the backward pass, and nobody differentiates them
@@ -59,8 +50,9 @@ DIFFERENTIABLE = [n for n in NAMES if primitives[n].differentiable and n not in 
 
 
 def backward_of(name):
-    """The primitive whose gradient ``name`` computes, if it is one."""
-    return BACKWARDS.get(name) or (name[:-5] if name.endswith("_grad") and name[:-5] in primitives else None)
+    """The primitive whose gradient ``name`` computes in one piece; second derivatives go through other operations."""
+    forward = name.removesuffix("_grad").removesuffix("_backward")
+    return {"attention": "scaled_dot_product_attention"}.get(forward, forward) if forward != name else None
 
 
 def cases(name):

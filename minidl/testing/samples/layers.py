@@ -143,6 +143,61 @@ for _n in (1, 2, 3):
     _conv_samples(_n)
 
 
+# Normalization
+
+
+def _normalized(rng: np.random.Generator, shapes: tuple, params: Callable, affine: Callable) -> Iterator[Sample]:
+    for shape in shapes:
+        weight, bias = (rng.normal(size=affine(shape)) for _ in range(2))
+        yield (rng.normal(size=shape), weight, bias), params(shape)
+        yield (rng.normal(size=shape), None, None), params(shape)
+    yield (strided(rng.normal(size=shape)), weight, strided(bias)), params(shape)
+
+
+@samples("batch_norm")
+def _batch_norm(rng: np.random.Generator) -> Iterator[Sample]:
+    yield from _normalized(rng, ((4, 2), (3, 2, 2), (2, 3, 2, 2)), lambda s: {"eps": 1e-5}, lambda s: s[1])
+
+
+@samples("group_norm")
+def _group_norm(rng: np.random.Generator) -> Iterator[Sample]:
+    params = lambda s: {"num_groups": 2, "eps": 1e-5}
+    yield from _normalized(rng, ((0, 2, 3), (2, 4), (2, 4, 2), (1, 2, 2, 2)), params, lambda s: s[1])
+
+
+@samples("layer_norm")
+def _layer_norm(rng: np.random.Generator) -> Iterator[Sample]:
+    for k in (1, 2):
+        params = lambda s, k=k: {"normalized_shape": s[-k:], "eps": 1e-5}
+        yield from _normalized(rng, ((0, 2, 3), (2, 4), (2, 3, 2)), params, lambda s, k=k: s[-k:])
+
+
+@samples("rms_norm")
+def _rms_norm(rng: np.random.Generator) -> Iterator[Sample]:
+    for args, params in _layer_norm(rng):
+        yield args[:2], params
+
+
+@samples("batch_norm_backward")
+def _batch_norm_backward(rng: np.random.Generator) -> Iterator[Sample]:
+    for (x, weight, bias), params in _batch_norm(rng):
+        outs = _forward("batch_norm", (x, weight, bias), params)
+        yield (*_like(rng, outs), x, weight, *outs[1:]), params
+
+
+def _backward_of_norm(forward: Callable) -> Callable:
+    def make(rng: np.random.Generator) -> Iterator[Sample]:
+        for (x, weight, *_), params in forward(rng):
+            yield (rng.normal(size=x.shape), x, weight), params
+
+    return make
+
+
+samples("group_norm_backward")(_backward_of_norm(_group_norm))
+samples("layer_norm_backward")(_backward_of_norm(_layer_norm))
+samples("rms_norm_backward")(_backward_of_norm(_rms_norm))
+
+
 # Pooling
 
 

@@ -152,6 +152,19 @@ from minidl.ops.loss import (
     smooth_l1_loss,
     triplet_margin_loss,
 )
+from minidl.ops.normalization import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_inference,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    layer_norm,
+    layer_norm_backward,
+    normalize,
+    rms_norm,
+    rms_norm_backward,
+)
 from minidl.ops.optimizer import (
     adadelta_update,
     adagrad_update,
@@ -246,5 +259,6 @@ from minidl.ops.shape import (
     swapaxes,
     tile,
     transpose,
+    unbind,
     unsqueeze,
 )

@@ -34,6 +34,9 @@ def apply(prim: Primitive, args: tuple, params: dict) -> Any:
         out = tuple([o if type(o) is _ndarray else _as_device_array(o) for o in out])
         node = Node(prim, args, params, needs, out) if needs else None
         result = tuple([Tensor._from_node(o, node, i, True) for i, o in enumerate(out)])
+        for o in result:
+            if type(o.data) is _ndarray and o.data.base is not None:
+                _link_view(o, args)
     else:
         if type(out) is not _ndarray:
             out = _as_device_array(out)

@@ -145,7 +145,10 @@ class MultiHeadAttention(Module):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sizes = [self.embed_dim] + [self.num_kv_heads * self.head_dim] * 2
         if self.in_proj_weight is not None and query is key and key is value:
-            return ops.split(linear(query, self.in_proj_weight, self.in_proj_bias), sizes, axis=-1)
+            qkv = linear(query, self.in_proj_weight, self.in_proj_bias)
+            if self.num_kv_heads == self.num_heads:
+                return ops.unbind(ops.reshape(qkv, shape=(*qkv.shape[:2], 3, self.embed_dim)), axis=2)
+            return ops.split(qkv, sizes, axis=-1)
         if self.in_proj_weight is not None:
             weights = ops.split(self.in_proj_weight, sizes, axis=0)
         else:

@@ -137,6 +137,16 @@ def _stack_grad(g, needs, axis):
     return [getitem(g, (*lead, i)) if need else None for i, need in enumerate(needs)]
 
 
+@primitive
+def unbind(x, *, axis=0):
+    """The slices of ``x`` along ``axis``, a tuple of views without that axis: the inverse of :func:`stack`."""
+    lead = (slice(None),) * (axis % x.ndim)
+    return tuple(x[(*lead, i)] for i in range(x.shape[axis]))
+
+
+unbind.defvjp(x=lambda g, axis: stack(g, axis=axis))
+
+
 def narrow(x, axis, start, length):
     """The ``length`` elements from ``start`` on along ``axis`` (a view)."""
     from minidl.ops.indexing import getitem

@@ -1,0 +1,218 @@
+"""GPT: the decoder-only Transformer of GPT-2 (Radford et al. 2019), in the form of nanoGPT.
+
+Learnt positions, normalization before each sublayer, GELU, and one matrix for embedding and output. Parameters are
+named and laid out as in nanoGPT's ``GPT`` class, so that its state_dicts load by name; :func:`from_huggingface` maps
+those of Hugging Face's GPT-2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minidl import ops
+from minidl.autograd import no_grad
+from minidl.backend.registry import to_numpy
+from minidl.models.sampling import sample_tokens
+from minidl.nn import init
+from minidl.nn.attention import KVCache
+from minidl.nn.container import ModuleDict, ModuleList
+from minidl.nn.dropout import Dropout
+from minidl.nn.embedding import Embedding
+from minidl.nn.linear import Linear
+from minidl.nn.module import Module
+from minidl.nn.normalization import LayerNorm
+from minidl.random import Generator
+from minidl.tensor import Tensor, as_tensor
+
+
+@dataclasses.dataclass
+class GPTConfig:
+    """Sizes and options of a :class:`GPT`; the defaults are GPT-2 small's.
+
+    ``gelu`` is ``"none"`` (exact, nanoGPT) or ``"tanh"`` (GPT-2's own weights). ``attention_block`` makes attention's
+    memory linear in the length (:func:`minidl.ops.scaled_dot_product_attention`).
+    """
+
+    block_size: int = 1024
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    gelu: str = "none"
+    attention_block: int | None = None
+
+
+class CausalSelfAttention(Module):
+    """Every step attends to itself and the steps before it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise ValueError(f"GPT: n_embd {config.n_embd} is not divisible by n_head {config.n_head}")
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = Dropout(config.dropout)
+        self.config = config
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        n, steps, width = x.shape
+        heads = self.config.n_head
+        qkv = ops.reshape(self.c_attn(x), shape=(n, steps, 3, heads, width // heads))
+        q, k, v = (ops.swapaxes(a, 1, 2) for a in ops.unbind(qkv, axis=2))  # (N, heads, steps, width / heads)
+        past = 0
+        if cache is not None:
+            past = len(cache)
+            k, v = cache.update(k, v)
+        mask = None
+        if past and steps > 1:
+            mask = np.arange(past + steps) <= np.arange(past, past + steps)[:, None]
+        y = ops.scaled_dot_product_attention(
+            q, k, v, mask, dropout_p=self.config.dropout if self.training else 0.0, is_causal=not past,
+            block_size=self.config.attention_block,
+        )  # fmt: skip
+        y = ops.reshape(ops.swapaxes(y, 1, 2), shape=(n, steps, width))
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(Module):
+    """Two linear layers, four times as wide in between, with GELU."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = Dropout(config.dropout)
+        self.gelu = config.gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(ops.gelu(self.c_fc(x), approximate=self.gelu)))
+
+
+class Block(Module):
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(Module):
+    """Token numbers (N, T) to scores for the next token, (N, T, vocab_size).
+
+    ``GPT(GPTConfig(...))`` or ``GPT(n_layer=4, ...)``. Initial values are GPT-2's: normal with standard deviation
+    0.02, divided by sqrt(2 · n_layer) for the projections that end a residual branch; zero biases.
+    """
+
+    def __init__(self, config: GPTConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        self.config = config = dataclasses.replace(config or GPTConfig(), **options)
+        self.transformer = ModuleDict(
+            {
+                "wte": Embedding(config.vocab_size, config.n_embd),
+                "wpe": Embedding(config.block_size, config.n_embd),
+                "drop": Dropout(config.dropout),
+                "h": ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": LayerNorm(config.n_embd, bias=config.bias),
+            }
+        )
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer["wte"].weight  # tied (Press & Wolf 2017)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values again."""
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                init.zeros_(p)
+            elif p.ndim > 1:
+                ends_branch = name.endswith("c_proj.weight")
+                init.normal_(p, std=0.02 / math.sqrt(2 * self.config.n_layer) if ends_branch else 0.02)
+
+    def forward(self, idx: Any, caches: list[KVCache] | None = None) -> Tensor:
+        """Scores for int (N, T). With ``caches`` (:meth:`new_caches`), ``idx`` continues what they hold.
+
+        Raises ValueError for more than ``block_size`` steps, IndexError for a token outside the vocabulary.
+        """
+        idx = as_tensor(idx)
+        if idx.ndim != 2:
+            raise ValueError(f"GPT: expected token numbers of shape (N, T), got {idx.shape}")
+        past = len(caches[0]) if caches else 0
+        end = past + idx.shape[1]
+        if end > self.config.block_size:
+            raise ValueError(f"GPT: a sequence of {end} steps is longer than block_size {self.config.block_size}")
+        body = self.transformer
+        x = body["drop"](body["wte"](idx) + body["wpe"](np.arange(past, end)))
+        for i, block in enumerate(body["h"]):
+            x = block(x, caches[i] if caches else None)
+        return self.lm_head(body["ln_f"](x))
+
+    def new_caches(self) -> list[KVCache]:
+        """Empty caches of keys and values, one a layer."""
+        return [KVCache() for _ in range(self.config.n_layer)]
+
+    @no_grad()
+    def generate(
+        self,
+        idx: Any,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """``idx`` (N, T), T > 0, continued by ``max_new_tokens`` sampled tokens: int64 (N, T + max_new_tokens).
+
+        Within ``block_size`` each new token costs one step, thanks to cached keys and values; beyond it, positions
+        shift with every token and the last ``block_size`` tokens are run again, as in nanoGPT. ``temperature`` 0 takes
+        the most probable token; ``top_k`` samples among the k most probable. Dropout is off meanwhile.
+        """
+        tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
+        if tokens.ndim != 2 or tokens.shape[1] == 0:
+            raise ValueError(f"GPT.generate: expected a prompt of shape (N, T) with T > 0, got {tokens.shape}")
+        was_training = self.training
+        self.eval()
+        try:
+            size, caches, step = self.config.block_size, self.new_caches(), tokens[:, -self.config.block_size :]
+            for _ in range(max_new_tokens):
+                logits = self(step, caches)[:, -1]
+                new = sample_tokens(to_numpy(logits.data), temperature, top_k, generator)[:, None]
+                tokens = np.concatenate([tokens, new], axis=1)
+                step = new
+                if len(caches[0]) == size:
+                    caches, step = self.new_caches(), tokens[:, -size:]
+        finally:
+            self.train(was_training)
+        return Tensor(tokens)
+
+
+def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A Hugging Face GPT-2 ``state_dict`` with the names and layouts of :class:`GPT` (use ``gelu="tanh"``).
+
+    Its ``Conv1D`` weights are (in, out) and are transposed; masks kept as buffers are left out; names may lack the
+    ``transformer.`` prefix.
+    """
+    result = {}
+    for name, value in state_dict.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if not name.startswith(("transformer.", "lm_head.")):
+            name = f"transformer.{name}"
+        array = to_numpy(value.data) if isinstance(value, Tensor) else np.asarray(value)
+        if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            array = array.T
+        result[name] = array
+    result.setdefault("lm_head.weight", result.get("transformer.wte.weight"))
+    return result

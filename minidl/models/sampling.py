@@ -1,0 +1,32 @@
+"""Drawing the next token from a language model's scores."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.random import Generator, default_generator
+
+
+def sample_tokens(
+    logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, generator: Generator | None = None
+) -> np.ndarray:
+    """One token a row: int64[N] drawn from softmax(logits / temperature), ``logits`` float[N, V].
+
+    ``temperature`` 0 takes the most probable; ``top_k`` leaves out all but the k most probable. Raises ValueError for
+    a negative temperature or a ``top_k`` below one.
+    """
+    if temperature < 0:
+        raise ValueError(f"sample: temperature must not be negative, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"sample: top_k must be at least 1, got {top_k}")
+    if temperature == 0:
+        return logits.argmax(axis=-1)
+    z = logits.astype(np.float64) / temperature
+    if top_k is not None and top_k < z.shape[-1]:
+        smallest = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
+        z = np.where(z < smallest, -np.inf, z)
+    z = np.exp(z - z.max(axis=-1, keepdims=True))
+    # the distribution function is inverted at a uniform number, scaled so that rounding cannot put it past the end
+    cumulative = np.cumsum(z, axis=-1)
+    u = (generator or default_generator()).uniform((len(z), 1), dtype=np.float64) * cumulative[:, -1:]
+    return (cumulative <= u).sum(axis=-1)

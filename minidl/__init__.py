@@ -32,8 +32,9 @@ from minidl.tensor import Tensor, as_tensor, from_dlpack, tensor
 
 _registry.apply_environment()
 
-_SUBPACKAGES = {"cli", "data", "jit", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
+_SUBPACKAGES = {"cli", "compiler", "data", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
 _ELSEWHERE = {
+    "jit": "minidl.compiler",
     "load": "minidl.serialization",
     "save": "minidl.serialization",
     **dict.fromkeys(

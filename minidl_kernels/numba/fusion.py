@@ -12,6 +12,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.live import Live
-from minidl.jit.program import Step, Value
+from minidl.compiler.program import Step, Value
 from minidl_kernels.numba.expressions import NUMBA_TYPES, constant, expression
 
 #: below this many elements a loop is not worth splitting over threads
@@ -250,6 +251,7 @@ def load_source(source: str) -> ModuleType:
         os.replace(temporary, path)
     spec = importlib.util.spec_from_file_location(f"minidl_generated_{name}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Numba's cache finds a function again by its module
     spec.loader.exec_module(module)
     _modules[name] = module
     return module

@@ -15,7 +15,7 @@ import numpy as np
 from minidl import ops
 from minidl.backend.live import Live
 from minidl.backend.registry import state
-from minidl.jit.program import Program, Step, Value
+from minidl.compiler.program import Program, Step, Value
 from minidl_kernels.numba.fusion import FusedKernel, group_steps
 
 #: primitives whose result can be a view of their first input

@@ -11,8 +11,8 @@ import numpy as np
 from minidl.autograd.engine import mode
 from minidl.backend.live import Live
 from minidl.backend.registry import get_backend
-from minidl.jit.capture import capture
-from minidl.jit.program import Program, Value, simplify
+from minidl.compiler.capture import capture
+from minidl.compiler.program import Program, Value, simplify
 from minidl.tensor import Tensor
 
 
@@ -44,7 +44,7 @@ def unflatten(structure: Any, leaves: Any) -> Any:
 class JitFunction:
     """A step with its captured programs, one per shapes and dtypes of the arguments.
 
-    ``programs`` lists the captured :class:`~minidl.jit.program.Program` objects; print one to see it.
+    ``programs`` lists the captured :class:`~minidl.compiler.program.Program` objects; print one to see it.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -111,7 +111,7 @@ def jit(function: Callable[..., Any]) -> JitFunction:
     A program is captured per shapes and dtypes of the tensors among the arguments and per value of the others.
     Learning rates, step counts and random numbers stay live. What is captured is what *ran*: Python side effects
     (prints, appends) happen at capture only, and a branch is taken for good; asking for a value
-    (``item()``, ``bool()``, ``numpy()``) inside raises :class:`~minidl.jit.capture.CaptureError`. Results come
+    (``item()``, ``bool()``, ``numpy()``) inside raises :class:`~minidl.compiler.capture.CaptureError`. Results come
     without a graph. ``.grad`` is not kept up to date by replays: return a gradient to see it.
     """
     return JitFunction(function)

@@ -17,7 +17,7 @@ import numpy as np
 from minidl.autograd.engine import mode
 from minidl.backend.live import Cell
 from minidl.backend.registry import state
-from minidl.jit.program import Program, Step, Value
+from minidl.compiler.program import Program, Step, Value
 
 
 class CaptureError(RuntimeError):

@@ -408,7 +408,7 @@ def backward(
             if type(total) is np.ndarray:
                 owned[id(total)] = total
 
-    with enable_grad() if create_graph else no_grad():
+    with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
         for root, g in zip(roots, grads, strict=True):
             give(edge_of(root), g if on_tensors else g.data, False)
         while heap:

@@ -60,7 +60,7 @@ class _Hooks:
 @primitive(name="hook_point")
 def _hook_point(*xs, callback):
     """The inputs, unchanged. In the backward pass ``callback`` sees their gradients together and may replace them."""
-    return xs
+    return tuple(x.view() if type(x) is np.ndarray else x for x in xs)
 
 
 @_hook_point.defvjp_all

@@ -270,6 +270,13 @@ def _stack(rng: np.random.Generator) -> Iterator[Sample]:
     yield (strided(rng.normal(size=(2, 3))), transposed(rng.normal(size=(2, 3)))), {"axis": 1}
 
 
+@samples("unbind")
+def _unbind(rng: np.random.Generator) -> Iterator[Sample]:
+    for shape, axis in (((2, 3), 0), ((2, 3), 1), ((2, 3, 2), -2), ((3,), 0), ((2, 0), 0)):
+        yield (rng.normal(size=shape),), {"axis": axis}
+    yield (strided(rng.normal(size=(2, 3))),), {"axis": 0}
+
+
 @samples("pad")
 def _pad(rng: np.random.Generator) -> Iterator[Sample]:
     for widths, mode in (

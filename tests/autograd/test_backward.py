@@ -102,7 +102,7 @@ def test_freed_graph_is_refused_and_retain_graph_keeps_it():
     x = leaf(3)
     y = (x * x).sum()
     y.backward()
-    with pytest.raises(RuntimeError, match="second time.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"second time.*retain_graph=True"):
         y.backward()
     x.grad = None
     y = (x * x).sum()

@@ -82,7 +82,7 @@ def _kept(shape: tuple, rows: tuple, cols: tuple, p: float, key: int, offset: in
     words = philox_rounds(
         counter & low, counter >> np.uint64(32), zero, zero, np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
     )
-    words = np.stack(words, axis=-1).reshape(len(first), -1)
+    words = np.stack(words, axis=-1).reshape(len(first), 4 * counter.shape[1])
     bits = np.take_along_axis(words, (first % np.uint64(4)).astype(np.intp)[:, None] + np.arange(n), axis=1)
     kept = (bits >> np.uint64(8)) >= round(p * (1 << 24))
     kept = kept.reshape(*batch, rows[1] - rows[0], n).astype(like.dtype) * like.dtype.type(1 / (1 - p))

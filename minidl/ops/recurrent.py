@@ -70,6 +70,8 @@ def _project(x: Any, w: Any, bias: Any, xp: Any) -> Any:
 
 def _previous(states: Any, initial: Any, active: Any, reverse: bool, xp: Any) -> Any:
     """The state that each step started from, (T, N, H), given those it ended with."""
+    if not len(states):
+        return states
     if not reverse:
         return xp.concatenate([initial[None], states[:-1]])
     previous = xp.concatenate([states[1:], initial[None]])

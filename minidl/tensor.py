@@ -420,6 +420,7 @@ class Tensor(Traced):
                 raise RuntimeError(f"{op}: a leaf that requires a gradient cannot be changed in place; use no_grad()")
             if self._base is not None:
                 raise RuntimeError(f"{op}: a view cannot be changed in place while gradients are recorded; clone() it")
+            self._keep_old_value_for(new._node)
         array = new.data
         if state.tracer is not None:
             state.tracer.assign(self, array)
@@ -437,6 +438,14 @@ class Tensor(Traced):
                 view._node, view._edge, view.requires_grad = Node(_stale_view, (self,), {}, 1, view.data), None, True
             self._views = None
         return self
+
+    def _keep_old_value_for(self, node: Node) -> None:
+        """Where ``node`` keeps this tensor, whose memory is about to change, let it keep a copy instead."""
+        kept = node.saved if type(node.saved) is dict else dict(enumerate(node.saved))
+        if any(t is self for t in kept.values()):
+            old = ops.copy(self.detach())
+            old._node, old._edge, old.requires_grad = self._node, self._edge, self.requires_grad
+            node.saved = {i: old if t is self else t for i, t in kept.items()}
 
     def __iadd__(self, other: Any) -> Tensor:
         return self._become(ops.add(self, other), "+=")

@@ -26,6 +26,20 @@ from minidl.nn.activation import (
 )
 from minidl.nn.attention import KVCache, MultiHeadAttention, MultiheadAttention
 from minidl.nn.container import ModuleDict, ModuleList, ParameterList, Sequential
+from minidl.nn.conv import (
+    Conv1D,
+    Conv1d,
+    Conv2D,
+    Conv2d,
+    Conv3D,
+    Conv3d,
+    ConvTranspose1D,
+    ConvTranspose1d,
+    ConvTranspose2D,
+    ConvTranspose2d,
+    ConvTranspose3D,
+    ConvTranspose3d,
+)
 from minidl.nn.dropout import (
     AlphaDropout,
     Dropout,
@@ -59,6 +73,61 @@ from minidl.nn.loss import (
     TripletMarginLoss,
 )
 from minidl.nn.module import Module, Parameter
+from minidl.nn.normalization import (
+    BatchNorm1D,
+    BatchNorm1d,
+    BatchNorm2D,
+    BatchNorm2d,
+    BatchNorm3D,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1D,
+    InstanceNorm1d,
+    InstanceNorm2D,
+    InstanceNorm2d,
+    InstanceNorm3D,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
+from minidl.nn.pooling import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3D,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3D,
+    AdaptiveMaxPool3d,
+    AvgPool1D,
+    AvgPool1d,
+    AvgPool2D,
+    AvgPool2d,
+    AvgPool3D,
+    AvgPool3d,
+    GlobalAvgPool1D,
+    GlobalAvgPool1d,
+    GlobalAvgPool2D,
+    GlobalAvgPool2d,
+    GlobalAvgPool3D,
+    GlobalAvgPool3d,
+    GlobalMaxPool1D,
+    GlobalMaxPool1d,
+    GlobalMaxPool2D,
+    GlobalMaxPool2d,
+    GlobalMaxPool3D,
+    GlobalMaxPool3d,
+    MaxPool1D,
+    MaxPool1d,
+    MaxPool2D,
+    MaxPool2d,
+    MaxPool3D,
+    MaxPool3d,
+)
 from minidl.nn.positional import LearnedPositionalEncoding, RotaryEmbedding, SinusoidalPositionalEncoding, apply_rotary
 from minidl.nn.recurrent import (
     GRU,
@@ -72,4 +141,11 @@ from minidl.nn.recurrent import (
     pack_sequence,
     pad_packed_sequence,
     pad_sequence,
+)
+from minidl.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
 )

@@ -253,31 +253,25 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
 def cross_entropy_grad(
     g, logits, target, top, logsum, total, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"
 ):
-    """d loss / d logits = softmax - one_hot(target), times the entry's weight."""
+    """d loss / d logits = softmax(logits) - one_hot(target), times the entry's weight."""
     xp = namespace(logits, target)
-    axis = min(1, logits.ndim - 1)
+    axis, n = min(1, logits.ndim - 1), logits.shape[min(1, logits.ndim - 1)]
+    per_class = (-1,) + (1,) * (logits.ndim - 1 - axis)
     safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
-    if reduction == "mean":
-        g = g / total
-    scale = xp.expand_dims(xp.broadcast_to(g, target.shape) * (1 - label_smoothing) * each, axis)
-    with np.errstate(invalid="ignore"):
-        grad = logits - top
-        grad -= logsum
-        grad = xp.exp(grad)
-    if label_smoothing:
-        n = logits.shape[axis]
-        of_class = xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)
-        even = xp.where(target == ignore_index, logits.dtype.type(0), g * (label_smoothing / n))
-        even = xp.expand_dims(even, axis)
-        grad = grad * (scale + even * of_class.sum()) - even * of_class.reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
-    else:
-        grad *= scale
-    index = xp.expand_dims(safe, axis)
-    if xp is np:
-        np.put_along_axis(grad, index, np.take_along_axis(grad, index, axis) - scale, axis)
-        return grad
-    classes = xp.arange(logits.shape[axis]).reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
-    return grad - xp.where(classes == index, scale, xp.zeros_like(scale))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = logits - top
+        p -= logsum
+        p = xp.exp(p)
+        g = g / total if reduction == "mean" else g
+    hit = xp.arange(n).reshape(per_class) == xp.expand_dims(safe, axis)
+    if not label_smoothing:
+        p -= hit
+        p *= xp.expand_dims(g * each, axis)
+        return p
+    of_class = (xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)).reshape(per_class)
+    even = xp.expand_dims(target != ignore_index, axis) * ((label_smoothing / n) * of_class)
+    q = (1 - label_smoothing) * xp.expand_dims(each, axis) * hit + even
+    return (p * xp.sum(q, axis=axis, keepdims=True) - q) * (g if g.ndim == 0 else xp.expand_dims(g, axis))
 
 
 @_cross_entropy.defvjp_all

@@ -19,7 +19,7 @@ import numpy as np
 
 from minidl.backend.registry import namespace, to_numpy
 from minidl.ops.activation import tanh
-from minidl.ops.elementwise import copy, maximum, where, zeros_like
+from minidl.ops.elementwise import copy, maximum, where
 from minidl.ops.linalg import matmul
 from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import concat, split, stack, swapaxes
@@ -41,23 +41,12 @@ def _immutable(x: Any) -> bool:
     return namespace(x).__name__ == "jax.numpy"
 
 
-def _composite_grads(prim: Any, inputs: tuple, params: dict, gs: tuple) -> tuple:
-    """Gradients of ``prim`` for all its inputs through its composite; None where an input is None."""
-    from minidl.autograd.engine import enable_grad
-    from minidl.autograd.functional import gradients
-    from minidl.tensor import Tensor
-
-    ts = [None if a is None else Tensor(a, requires_grad=True) for a in inputs]
-    with enable_grad():
-        outs = prim.composite(*ts, **params)[: len(gs)]
-    live = [(o, Tensor(g)) for o, g in zip(outs, gs) if o.requires_grad]
-    wanted = [t for t in ts if t is not None]
-    found = iter(gradients([o for o, _ in live], wanted, [g for _, g in live], allow_unused=True))
-    result = []
-    for t in ts:
-        g = None if t is None else next(found)
-        result.append(None if t is None else zeros_like(t.data) if g is None else g.data)
-    return tuple(result)
+def _set(array: Any, t: int, value: Any) -> Any:
+    """``array`` with ``array[t] = value``, in place where arrays can be written to."""
+    if _immutable(array):
+        return array.at[t].set(value)
+    array[t] = value
+    return array
 
 
 def _project(x: Any, w: Any, bias: Any, xp: Any) -> Any:
@@ -76,7 +65,7 @@ def _previous(states: Any, initial: Any, active: Any, reverse: bool, xp: Any) ->
         return xp.concatenate([initial[None], states[:-1]])
     previous = xp.concatenate([states[1:], initial[None]])
     if active is not None:  # a sequence's last step starts from the initial state, whatever padding follows it
-        previous[:-1] = xp.where(active[1:], previous[:-1], initial)
+        previous = xp.where(np.concatenate([active[1:], active[:1]]), previous, initial)
     return previous
 
 
@@ -132,10 +121,6 @@ def _rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", revers
 @primitive(differentiable=False)
 def rnn_backward(gy, gh, x, h0, w_ih, w_hh, y, *, nonlinearity, reverse, lengths):
     """Gradients (dx, dh0, dw_ih, dw_hh, db) from those of ``y`` and ``h_n``."""
-    if _immutable(x):
-        params = {"nonlinearity": nonlinearity, "reverse": reverse, "lengths": lengths}
-        bias = zeros_like(w_ih[:, 0])
-        return _composite_grads(_rnn, (x, h0, w_ih, w_hh, bias, bias), params, (gy, gh))[:5]
     xp = namespace(x)
     active = _active(x, lengths)
     # dz starts as act'(z), for all steps at once
@@ -145,8 +130,9 @@ def rnn_backward(gy, gh, x, h0, w_ih, w_hh, y, *, nonlinearity, reverse, lengths
     dh = gh
     for t in _order(len(x), not reverse):
         later = dh
-        dz[t] *= later + gy[t]
-        dh = xp.matmul(dz[t], w_hh)
+        d = dz[t] * (later + gy[t])
+        dz = _set(dz, t, d)
+        dh = xp.matmul(d, w_hh)
         if active is not None:
             dh += later * ~active[t]
     h_prev = _previous(y, h0, active, reverse, xp)
@@ -230,40 +216,36 @@ def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None
 @primitive(differentiable=False)
 def gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, *, reverse, lengths):
     """Gradients (dx, dh0, dw_ih, dw_hh, db_ih, db_hh) from those of ``y`` and ``h_n``."""
-    if _immutable(x):
-        bias = zeros_like(w_ih[:, 0])
-        params = {"reverse": reverse, "lengths": lengths}
-        return _composite_grads(_gru, (x, h0, w_ih, w_hh, bias, bias), params, (gy, gh))
     xp = namespace(x)
     active = _active(x, lengths)
     hidden = h0.shape[1]
     h_prev = _previous(y, h0, active, reverse, xp)
     r, z, n = (gates[..., k * hidden : (k + 1) * hidden] for k in range(3))
-    # Every gate's gradient is dh times a factor that does not depend on later steps: those for all steps at once.
-    dx_side = xp.empty_like(gates)
-    dr, dz, dn = (dx_side[..., k * hidden : (k + 1) * hidden] for k in range(3))
-    xp.multiply(1 - z, 1 - n * n, out=dn)
-    xp.multiply(dn * hn, r * (1 - r), out=dr)
-    xp.multiply(h_prev - n, z * (1 - z), out=dz)
+    # Each gate's gradient is dh times a factor that does not depend on later steps: the factors for all steps at once.
+    # W_hn h + b_hn, which r multiplies, gets r times what W_in x + b_in gets.
+    to_n = (1 - z) * (1 - n * n)
+    dz_h = xp.concatenate([to_n * hn * (r * (1 - r)), (h_prev - n) * (z * (1 - z)), to_n * r], axis=-1)
     if active is not None:
-        dx_side *= active
-    dh_side = dx_side.copy()
-    dh_side[..., 2 * hidden :] *= r  # what reaches W_hn h + b_hn
-    keep = z if active is None else xp.where(active, z, 1)
+        dz_h *= active
+        to_n *= active
+        z = xp.where(active, z, 1)
+    dhs = xp.empty_like(y)
     dh = gh
     for t in _order(len(x), not reverse):
         total = dh + gy[t] if active is None else dh + gy[t] * active[t]
-        for side in (dx_side, dh_side):
-            side[t].reshape(-1, 3, hidden)[...] *= total[:, None]
-        dh = xp.matmul(dh_side[t], w_hh)
-        dh += total * keep[t]
+        dhs = _set(dhs, t, total)
+        d = dz_h[t] * xp.concatenate([total, total, total], axis=1)
+        dz_h = _set(dz_h, t, d)
+        dh = xp.matmul(d, w_hh)
+        dh += total * z[t]
+    dz_x = xp.concatenate([dz_h[..., : 2 * hidden], to_n * dhs], axis=-1)
     return (
-        _input_grad(dx_side, w_ih, xp),
+        _input_grad(dz_x, w_ih, xp),
         dh.copy(),
-        _weight_grad(dx_side, x, xp),
-        _weight_grad(dh_side, h_prev, xp),
-        dx_side.sum(axis=(0, 1)),
-        dh_side.sum(axis=(0, 1)),
+        _weight_grad(dz_x, x, xp),
+        _weight_grad(dz_h, h_prev, xp),
+        dz_x.sum(axis=(0, 1)),
+        dz_h.sum(axis=(0, 1)),
     )
 
 
@@ -360,26 +342,15 @@ def lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, *, r
     Without a projection (``w_hr`` None) the last one is an empty array.
     """
     xp = namespace(x)
-    none = xp.zeros((0, c0.shape[1]), x.dtype)
-    if _immutable(x):
-        bias = zeros_like(w_ih[:, 0])
-        params = {"reverse": reverse, "lengths": lengths}
-        grads = _composite_grads(_lstm, (x, h0, c0, w_ih, w_hh, bias, bias, w_hr), params, (gy, gh, gc))
-        return (*grads[:6], none if w_hr is None else grads[7])
     active = _active(x, lengths)
     hidden = c0.shape[1]
     i, f, g, o = (gates[..., k * hidden : (k + 1) * hidden] for k in range(4))
     tanh_c = xp.tanh(cells)
-    # What does not depend on later steps, for all steps at once: dz starts as (d gate / d z) times the factor that
+    c_prev = _previous(cells, c0, None, reverse, xp)
+    # What does not depend on later steps, for all steps at once: dz starts as each gate's slope times the factor that
     # carries dc (for i, f, g) or dh (for o) to the gate; to_c carries dh to dc.
-    dz = xp.subtract(1, gates)
-    dz *= gates
-    xp.subtract(1, xp.multiply(g, g), out=dz[..., 2 * hidden : 3 * hidden])
-    for k, factor in enumerate((g, _previous(cells, c0, None, reverse, xp), i, tanh_c)):
-        dz[..., k * hidden : (k + 1) * hidden] *= factor
-    to_c = xp.multiply(tanh_c, tanh_c)
-    xp.subtract(1, to_c, out=to_c)
-    to_c *= o
+    dz = xp.concatenate([g * (i * (1 - i)), c_prev * (f * (1 - f)), i * (1 - g * g), tanh_c * (o * (1 - o))], axis=-1)
+    to_c = o * (1 - tanh_c * tanh_c)
     if active is not None:
         dz *= active
         to_c *= active
@@ -390,12 +361,11 @@ def lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, *, r
         later = dh
         total = later + gy[t]
         if w_hr is not None:
-            dhs[t] = total if active is None else total * active[t]
+            dhs = _set(dhs, t, total if active is None else total * active[t])
             total = xp.matmul(total, w_hr)
         dc += total * to_c[t]
-        d = dz[t]
-        d[:, : 3 * hidden].reshape(-1, 3, hidden)[...] *= dc[:, None]
-        d[:, 3 * hidden :] *= total
+        d = dz[t] * xp.concatenate([dc, dc, dc, total], axis=1)
+        dz = _set(dz, t, d)
         dc *= f[t]
         dh = xp.matmul(d, w_hh)
         if active is not None:
@@ -408,7 +378,7 @@ def lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, *, r
         _weight_grad(dz, x, xp),
         _weight_grad(dz, h_prev, xp),
         dz.sum(axis=(0, 1)),
-        none if w_hr is None else _weight_grad(dhs, o * tanh_c, xp),
+        xp.zeros((0, hidden), x.dtype) if w_hr is None else _weight_grad(dhs, o * tanh_c, xp),
     )
 
 

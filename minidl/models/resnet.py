@@ -1,0 +1,92 @@
+"""ResNet-18 and ResNet-34, with torchvision's module names, so that its state_dicts load by name.
+
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minidl import ops
+from minidl.nn import init
+from minidl.nn.container import Sequential
+from minidl.nn.conv import Conv2D
+from minidl.nn.linear import Linear
+from minidl.nn.module import Module
+from minidl.nn.normalization import BatchNorm2D
+
+
+class BasicBlock(Module):
+    """relu(F(x) + x), where F is conv 3x3 - norm - relu - conv 3x3 - norm: equation 1 and figure 2 of the paper.
+
+    The first convolution has the block's ``stride``. Where the shape changes, x goes through a 1x1 convolution and norm
+    of its own (equation 2).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = Conv2D(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2D(channels)
+        self.conv2 = Conv2D(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2D(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = Sequential(
+                Conv2D(in_channels, channels, 1, stride=stride, bias=False), BatchNorm2D(channels)
+            )
+
+    def forward(self, x: Any) -> Any:
+        out = ops.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return ops.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(Module):
+    """Images (N, in_channels, H, W) to logits (N, num_classes): stem, four stages of ``blocks`` blocks, global mean.
+
+    Stages have 64, 128, 256 and 512 channels; all but the first begin by halving the image. The stem is, for ImageNet,
+    a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2, and with ``small_input`` (CIFAR's 32x32) a single
+    3x3 convolution.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], num_classes: int = 1000, small_input: bool = False, in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        self.small_input = small_input
+        if small_input:
+            self.conv1 = Conv2D(in_channels, 64, 3, padding=1, bias=False)
+        else:
+            self.conv1 = Conv2D(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = BatchNorm2D(64)
+        self.layer1 = self._stage(64, 64, blocks[0], stride=1)
+        self.layer2 = self._stage(64, 128, blocks[1], stride=2)
+        self.layer3 = self._stage(128, 256, blocks[2], stride=2)
+        self.layer4 = self._stage(256, 512, blocks[3], stride=2)
+        self.fc = Linear(512, num_classes)
+        for module in self.modules():
+            if isinstance(module, Conv2D):
+                init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> Sequential:
+        first = BasicBlock(in_channels, channels, stride)
+        return Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
+
+    def forward(self, x: Any) -> Any:
+        x = ops.relu(self.bn1(self.conv1(x)))
+        if not self.small_input:
+            x = ops.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(ops.global_avg_pool(x))
+
+
+def resnet18(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
+    """ResNet-18 (table 1 of the paper); see :class:`ResNet`."""
+    return ResNet((2, 2, 2, 2), num_classes, small_input, in_channels)
+
+
+def resnet34(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
+    """ResNet-34 (table 1 of the paper); see :class:`ResNet`."""
+    return ResNet((3, 4, 6, 3), num_classes, small_input, in_channels)

@@ -1,0 +1,59 @@
+"""The Backend object: jax.Array and jax.numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minidl.backend import Backend, register
+
+
+class JaxBackend(Backend):
+    """Arrays are ``jax.Array``: immutable, on JAX's default device.
+
+    64-bit types are switched on (``jax_enable_x64``), since minidl's dtypes are NumPy's: labels are int64, and gradient
+    checks need float64. Floats are float32 unless asked otherwise, as everywhere.
+    """
+
+    name = "jax"
+    device = "jax"
+    array_type = jax.Array
+    xp = jnp
+    # slower than numba on a CPU unless whole steps are captured
+    priority = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        jax.config.update("jax_enable_x64", True)
+        register(self)
+        from minidl_kernels.jax import random  # noqa: F401  (registers its kernels)
+
+    def asarray(self, value: Any, dtype: Any = None) -> jax.Array:
+        return jnp.asarray(value, dtype=dtype)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        jax.block_until_ready([a for a in jax.live_arrays()])
+
+    def info(self) -> dict[str, Any]:
+        devices = jax.devices()
+        return {
+            "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+            "version": jax.__version__,
+        }
+
+    def compile(self, program: Any) -> Any:
+        """One ``jax.jit`` function for a captured program; see :mod:`minidl_kernels.jax.program`."""
+        from minidl_kernels.jax.program import LoweredProgram
+
+        return LoweredProgram(program)
+
+
+def make_backend() -> JaxBackend:
+    """The entry point ``minidl.backends: jax``."""
+    return JaxBackend()

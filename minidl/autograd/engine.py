@@ -238,7 +238,7 @@ class Node:
     def vjp(self, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any]:
         """Gradients for the inputs (a sequence as long as ``edges``), from ``g`` for the output(s)."""
         prim = self.prim
-        if self.saved is None and self.recompute is not None:
+        while self.saved is None and self.recompute is not None:
             self.recompute()
         self.check_saved()
         if on_tensors and prim.composite is not None and mode.enabled:
@@ -317,11 +317,28 @@ def edge_of(tensor: Any) -> Any:
     return tensor._edge or tensor._node or tensor
 
 
-def _needed(roots: list, targets: set, seqs: list) -> set:
+def leaves(roots: Sequence[Any]) -> Iterator[Any]:
+    """The tensors that require gradients, and that nothing recorded made, on which the tensors ``roots`` depend."""
+    seen, stack = set(), [edge_of(r) for r in roots]
+    while stack:
+        e = stack.pop()
+        e = e[0] if type(e) is tuple else e
+        if e is None or id(e) in seen:
+            continue
+        seen.add(id(e))
+        if type(e) is Node:
+            stack.extend(e.edges)
+        elif e.requires_grad:
+            yield e
+
+
+def _needed(roots: list, targets: set, seqs: list) -> tuple[set, Node | None]:
     """Nodes from which one of ``targets`` (edges) can be reached: only these need visiting when inputs are given.
 
-    ``seqs`` are the sequence numbers of the targets' nodes, ``None`` for a leaf.
+    ``seqs`` are the sequence numbers of the targets' nodes, ``None`` for a leaf. Also returns a node, if one was met,
+    that was freed, so that nobody knows where it led.
     """
+    freed = None
     # nothing older than the oldest target leads to one
     oldest = min(seqs, default=-1) if None not in seqs else -1
     nodes, stack = {}, [r for r in roots if r is not None]
@@ -330,6 +347,8 @@ def _needed(roots: list, targets: set, seqs: list) -> set:
         if node.seq in nodes or node.seq < oldest:
             continue
         nodes[node.seq] = node
+        if node.saved is None and node.recompute is None:
+            freed = node
         for e in node.edges:
             if type(e) is tuple:
                 e = e[0]
@@ -344,7 +363,7 @@ def _needed(roots: list, targets: set, seqs: list) -> set:
             if _key(e) in targets or (type(target) is Node and target.seq in needed):
                 needed.add(seq)
                 break
-    return needed
+    return needed, freed
 
 
 def backward(
@@ -369,9 +388,9 @@ def backward(
     found: dict[tuple, Any] = {}
     leaves: dict[tuple, Any] = {}
     targets = {_key(edge_of(t)) for t in inputs} if inputs is not None else None
-    needed = None
+    needed = freed = None
     if inputs is not None:
-        needed = _needed([t._node for t in roots], targets, [t._node and t._node.seq for t in inputs])
+        needed, freed = _needed([t._node for t in roots], targets, [t._node and t._node.seq for t in inputs])
 
     # Gradients that wait for their node, one slot an output, and the order in which nodes are due. `owned` holds the
     # arrays (by id) that were made here by an addition, which may therefore be added to in place.
@@ -386,7 +405,8 @@ def backward(
         elif type(edge) is not Node:
             key = (id(edge), -1)
             if targets is None and not edge._hooks:
-                _accumulate(edge, g, fresh, on_tensors)
+                if edge.requires_grad:
+                    _accumulate(edge, g, fresh, on_tensors)
             elif targets is None or key in targets:
                 # hooks see the whole gradient, which is known only at the end
                 leaves[key] = edge
@@ -453,6 +473,8 @@ def backward(
     result = []
     for t in inputs:
         g = found.get(_key(edge_of(t)))
+        if g is None and freed is not None:
+            freed.check_saved()
         result.append(g if g is None or isinstance(g, Traced) else tensor_type._from_node(g, None))
     return result
 

@@ -53,32 +53,57 @@ def gradients(
     return tuple(found)
 
 
-def _fresh(x: Any, keep_graph: bool = False) -> Tensor:
-    """A tensor with the values of ``x`` that is an independent point to differentiate at."""
+def _point(x: Any) -> Tensor:
+    """A tensor with the values of ``x`` at which to differentiate: connected to ``x`` if that is being recorded."""
     t = as_tensor(x)
-    if keep_graph and t.requires_grad:
-        return ops.positive(t)
-    return t.detach().requires_grad_()
+    return ops.positive(t) if t.requires_grad and mode.enabled else t.detach().requires_grad_()
+
+
+def _arguments(args: Sequence[Any], nums: Sequence[int]) -> list:
+    """The arguments for the function, arrays as Tensors, those numbered in ``nums`` as points."""
+    nums = [n % len(args) for n in nums]
+    return [_point(a) if i in nums else as_tensor(a) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
+
+
+def _has_outer(outputs: Sequence[Tensor], points: Sequence[Tensor]) -> bool:
+    """Do the outputs depend on a recorded tensor besides the points? Then derivatives are recorded, too, so that those
+    of an outer function (or an outer ``backward()``) come out right.
+
+    From here on nobody else differentiates with respect to the points.
+    """
+    for p in points:
+        if p.is_leaf:
+            p.requires_grad = False
+    return mode.enabled and any(True for _ in engine.leaves([o for o in outputs if o.requires_grad]))
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    return Tensor(np.zeros(x.shape, x.dtype)) if type(x.data) is np.ndarray else Tensor(x.data * 0)
+
+
+def _zeros_for_unused(found: Sequence[Tensor | None], points: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(_zeros_like(p) if g is None else g for g, p in zip(found, points))
 
 
 def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable[..., tuple]:
     """``value_and_grad(f)(*args)`` is ``(f(*args), gradient for args[argnums])``; ``f`` must return one element.
 
-    The gradient is itself differentiable when an argument requires a gradient, so ``grad(grad(f))`` works.
+    Like all functions here it nests: ``grad(grad(f))``, also where the inner function uses the outer one's variables.
+    Where ``f`` depends on other tensors that require gradients (the parameters of a model, say), the results are
+    recorded with respect to them; under ``no_grad()`` they are not.
     """
     many = not isinstance(argnums, int)
     nums = tuple(argnums) if many else (argnums,)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> tuple:
-        nested = any(isinstance(a, Tensor) and a.requires_grad for a in args) and mode.enabled
-        args = list(args)
-        for i in nums:
-            args[i] = _fresh(args[i], keep_graph=nested)
+        args = _arguments(args, nums)
+        points = [args[i] for i in nums]
         with enable_grad():
             value = f(*args, **kwargs)
-        found = gradients(value, [args[i] for i in nums], create_graph=nested, allow_unused=True)
-        found = tuple(_zeros_like(args[i]) if g is None else g for i, g in zip(nums, found))
+        nested = _has_outer([value], points)
+        found = gradients(value, points, create_graph=nested, allow_unused=True)
+        found = _zeros_for_unused(found, points)
         return (value if nested else value.detach()), (found if many else found[0])
 
     return wrapped
@@ -95,22 +120,21 @@ def grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable
     return wrapped
 
 
-def _zeros_like(x: Tensor) -> Tensor:
-    return Tensor(np.zeros(x.shape, x.dtype)) if type(x.data) is np.ndarray else Tensor(x.data * 0)
-
-
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple]]:
     """``(f(*primals), pull)`` where ``pull(v)`` is the vector-Jacobian product, one Tensor per primal."""
-    xs = [_fresh(p) for p in primals]
+    points = [_point(p) for p in primals]
     with enable_grad():
-        out = f(*xs)
+        out = f(*points)
+    nested = _has_outer(_as_tuple(out), points)
 
     def pull(*v: Any) -> tuple:
-        gs = v[0] if len(v) == 1 and isinstance(v[0], (tuple, list)) else v
-        found = gradients(out, xs, [as_tensor(g) for g in gs], retain_graph=True, allow_unused=True)
-        return tuple(_zeros_like(x) if g is None else g for x, g in zip(xs, found))
+        vectors = [as_tensor(g) for g in (v[0] if len(v) == 1 and isinstance(v[0], (tuple, list)) else v)]
+        record = mode.enabled and (nested or any(g.requires_grad for g in vectors))
+        found = gradients(out, points, vectors, retain_graph=True, create_graph=record, allow_unused=True)
+        return _zeros_for_unused(found, points)
 
-    return (tuple(o.detach() for o in out) if isinstance(out, (tuple, list)) else out.detach()), pull
+    result = tuple(o if nested else o.detach() for o in _as_tuple(out))
+    return result if isinstance(out, (tuple, list)) else result[0], pull
 
 
 def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -119,42 +143,42 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
     The vector-Jacobian product is linear in its vector u, so differentiating it once more with respect to u gives the
     Jacobian-vector product: the "double backward" trick.
     """
-    primals, tangents = _as_tuple(primals), _as_tuple(tangents)
+    primals, tangents = _as_tuple(primals), tuple(as_tensor(t) for t in _as_tuple(tangents))
     for i, (p, t) in enumerate(zip(primals, tangents, strict=True)):
-        if np.shape(p) != np.shape(t):
-            raise ValueError(f"jvp: primal {i} has shape {np.shape(p)} but its tangent has shape {np.shape(t)}")
-    xs = [_fresh(p) for p in primals]
+        if np.shape(p) != t.shape:
+            raise ValueError(f"jvp: primal {i} has shape {np.shape(p)} but its tangent has shape {t.shape}")
+    points = [_point(p) for p in primals]
     with enable_grad():
-        out = f(*xs)
+        out = f(*points)
+    nested = _has_outer([out], points)
+    record = mode.enabled and (nested or any(t.requires_grad for t in tangents))
+    tangent = None
+    if out.requires_grad:
         u = _zeros_like(out).requires_grad_()
-        if not out.requires_grad:
-            return out.detach(), _zeros_like(out)
-        pulled = gradients(out, xs, u, create_graph=True, allow_unused=True)
-        used = [(p, as_tensor(t)) for p, t in zip(pulled, tangents) if p is not None and p.requires_grad]
-        if not used:
-            return out.detach(), _zeros_like(out)
-        (tangent,) = gradients([p for p, _ in used], u, [t for _, t in used], allow_unused=True)
-    return out.detach(), _zeros_like(out) if tangent is None else tangent.detach()
+        with enable_grad():
+            pulled = gradients(out, points, u, create_graph=True, allow_unused=True)
+        used = [(p, t) for p, t in zip(pulled, tangents) if p is not None and p.requires_grad]
+        if used:
+            outs, vectors = zip(*used)
+            (tangent,) = gradients(outs, u, vectors, create_graph=record, allow_unused=True)
+    return (out if nested else out.detach()), _zeros_like(out) if tangent is None else tangent
 
 
-def jacobian(f: Callable[[Tensor], Tensor], x: Any, create_graph: bool = False) -> Tensor:
+def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, one vector-Jacobian product an output element."""
-    point = _fresh(x, keep_graph=create_graph)
+    point = _point(x)
     with enable_grad():
         out = f(point)
-        rows = []
-        for k in range(out.size):
-            one = np.zeros(out.shape, out.dtype)
-            one.flat[k] = 1
-            g = None
-            if out.requires_grad:
-                (g,) = gradients(
-                    out, point, as_tensor(one), retain_graph=True, create_graph=create_graph, allow_unused=True
-                )
-            rows.append(_zeros_like(point) if g is None else g)
-        if not rows:
-            return as_tensor(np.zeros(out.shape + point.shape, out.dtype))
-        return ops.reshape(ops.stack(rows), shape=out.shape + point.shape)
+    nested = _has_outer([out], [point])
+    rows = []
+    for k in range(out.size):
+        one = np.zeros(out.shape, out.dtype)
+        one.flat[k] = 1
+        found = gradients(out, point, as_tensor(one), retain_graph=True, create_graph=nested, allow_unused=True)
+        rows += _zeros_for_unused(found, [point])
+    if not rows:
+        return as_tensor(np.zeros(out.shape + point.shape, out.dtype))
+    return ops.reshape(ops.stack(rows), shape=out.shape + point.shape)
 
 
 def hessian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
@@ -164,12 +188,9 @@ def hessian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
         value = f(point)
         if value.size != 1:
             raise ValueError(f"hessian: expected a function with one output element, got shape {value.shape}")
-        if not value.requires_grad:
-            return _zeros_like(point)
-        (g,) = gradients(value, point, create_graph=True, allow_unused=True)
-        return _zeros_like(point) if g is None else g
+        return _zeros_for_unused(gradients(value, point, create_graph=True, allow_unused=True), [point])[0]
 
-    return jacobian(gradient, x).detach()
+    return jacobian(gradient, x)
 
 
 def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +203,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     if not mode.enabled:
         return f(*args, **kwargs)
-    rng_state = default_generator().get_state()
+    rng_state, begun = default_generator().get_state(), engine.next_in_sequence()
     outer, mode.nodes = mode.nodes, []
     try:
         out = f(*args, **kwargs)
@@ -193,6 +214,12 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outer.extend(nodes)
 
     def recompute() -> None:
+        for a in (*args, *kwargs.values()):
+            if isinstance(a, Tensor) and a.changed_at > begun:
+                raise RuntimeError(
+                    f"checkpoint: an argument of shape {a.shape} was changed in place after the function used it, so "
+                    "that it cannot be run again; clone() it first"
+                )
         now = default_generator().get_state()
         default_generator().set_state(rng_state)
         before, mode.nodes = mode.nodes, []
@@ -206,10 +233,19 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if [n.prim for n in again] != [n.prim for n in nodes]:
             raise RuntimeError("checkpoint: the function recorded other operations when it was run again")
         for node, twin in zip(nodes, again):
-            node.saved, node.out = twin.saved, twin.out
-            node.recompute = None
+            if twin.recompute is None:
+                node.saved, node.out, node.recompute = twin.saved, twin.out, None
+            else:  # made in a checkpoint within this one
+                node.recompute = functools.partial(_borrow, node, twin)
 
     for node in nodes:
         node.saved = node.out = None
         node.recompute = recompute
     return out
+
+
+def _borrow(node: engine.Node, twin: engine.Node) -> None:
+    """Let ``node`` have what its ``twin`` of the second run keeps."""
+    while twin.saved is None:
+        twin.recompute()
+    node.saved, node.out, node.recompute = twin.saved, twin.out, None

@@ -29,11 +29,11 @@ def _order(steps: int, reverse: bool) -> range:
     return range(steps - 1, -1, -1) if reverse else range(steps)
 
 
-def _active(x: Any, lengths: tuple | None) -> np.ndarray | None:
+def _active(x: Any, lengths: tuple | None, xp: Any = np) -> Any:
     """bool (T, N, 1): is step t within sequence n? None where all are."""
     if lengths is None:
         return None
-    return (np.arange(x.shape[0])[:, None] < np.asarray(lengths))[..., None]
+    return xp.asarray((np.arange(x.shape[0])[:, None] < np.asarray(lengths))[..., None])
 
 
 def _immutable(x: Any) -> bool:
@@ -65,7 +65,7 @@ def _previous(states: Any, initial: Any, active: Any, reverse: bool, xp: Any) ->
         return xp.concatenate([initial[None], states[:-1]])
     previous = xp.concatenate([states[1:], initial[None]])
     if active is not None:  # a sequence's last step starts from the initial state, whatever padding follows it
-        previous = xp.where(np.concatenate([active[1:], active[:1]]), previous, initial)
+        previous = xp.where(xp.concatenate([active[1:], active[:1]]), previous, initial)
     return previous
 
 
@@ -99,7 +99,7 @@ def _rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", revers
             x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity, reverse=reverse, lengths=lengths
         )
     xp = namespace(x)
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     w_h = xp.ascontiguousarray(w_hh.T)
     y = _project(x, w_ih, None if b_ih is None else b_ih + b_hh, xp)
     h = h0
@@ -122,7 +122,7 @@ def _rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", revers
 def rnn_backward(gy, gh, x, h0, w_ih, w_hh, y, *, nonlinearity, reverse, lengths):
     """Gradients (dx, dh0, dw_ih, dw_hh, db) from those of ``y`` and ``h_n``."""
     xp = namespace(x)
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     # dz starts as act'(z), for all steps at once
     dz = 1 - y * y if nonlinearity == "tanh" else (y > 0).astype(y.dtype)
     if active is not None:
@@ -180,7 +180,7 @@ def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None
         return _gru.composite(x, h0, w_ih, w_hh, b_ih, b_hh, reverse=reverse, lengths=lengths)
     xp = namespace(x)
     steps, n, hidden = *x.shape[:2], h0.shape[1]
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     scale, shift = _half_for_sigmoids([0.5, 0.5, 1], hidden, x.dtype, xp)
     w_h = xp.ascontiguousarray((w_hh * scale[:, None]).T)
     gates = _project(x, w_ih * scale[:, None], None if b_ih is None else b_ih * scale, xp)
@@ -217,7 +217,7 @@ def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None
 def gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, *, reverse, lengths):
     """Gradients (dx, dh0, dw_ih, dw_hh, db_ih, db_hh) from those of ``y`` and ``h_n``."""
     xp = namespace(x)
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     hidden = h0.shape[1]
     h_prev = _previous(y, h0, active, reverse, xp)
     r, z, n = (gates[..., k * hidden : (k + 1) * hidden] for k in range(3))
@@ -302,7 +302,7 @@ def _lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=Fal
         return _lstm.composite(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse, lengths=lengths)
     xp = namespace(x)
     steps, n, hidden = *x.shape[:2], c0.shape[1]
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     scale, shift = _half_for_sigmoids([0.5, 0.5, 1, 0.5], hidden, x.dtype, xp)
     w_h = xp.ascontiguousarray((w_hh * scale[:, None]).T)
     gates = _project(x, w_ih * scale[:, None], None if b_ih is None else (b_ih + b_hh) * scale, xp)
@@ -342,7 +342,7 @@ def lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, *, r
     Without a projection (``w_hr`` None) the last one is an empty array.
     """
     xp = namespace(x)
-    active = _active(x, lengths)
+    active = _active(x, lengths, xp)
     hidden = c0.shape[1]
     i, f, g, o = (gates[..., k * hidden : (k + 1) * hidden] for k in range(4))
     tanh_c = xp.tanh(cells)
@@ -419,7 +419,9 @@ def _lstm_composite(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, r
 # Public functions: checks, and without the values kept for the backward pass
 
 
-def _check(op: str, gates: int, x: Any, states: dict, w_ih: Any, w_hh: Any, w_hr: Any = None) -> None:
+def _check(
+    op: str, gates: int, x: Any, states: dict, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, w_hr: Any = None
+) -> None:
     if x.ndim != 3:
         raise ValueError(f"{op}: expected an input of shape (T, N, I), got {describe(x)}")
     hidden = w_ih.shape[0] // gates
@@ -428,6 +430,10 @@ def _check(op: str, gates: int, x: Any, states: dict, w_ih: Any, w_hh: Any, w_hr
         raise ValueError(
             f"{op}: weights {describe(w_ih)} and {describe(w_hh)} do not fit an input {describe(x)}; expected "
             f"[{gates}H, {x.shape[2]}] and [{gates}H, {'H' if w_hr is None else out}]"
+        )
+    if (b_ih is None) != (b_hh is None) or any(b is not None and b.shape != w_ih.shape[:1] for b in (b_ih, b_hh)):
+        raise ValueError(
+            f"{op}: expected both biases of shape {w_ih.shape[:1]} or neither, got {describe(b_ih)}, {describe(b_hh)}"
         )
     for name, s in states.items():
         expected = (x.shape[1], hidden if name == "c0" else out)
@@ -455,7 +461,7 @@ def rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", reverse
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    _check("rnn", 1, x, {"h0": h0}, w_ih, w_hh)
+    _check("rnn", 1, x, {"h0": h0}, w_ih, w_hh, b_ih, b_hh)
     lengths = _lengths("rnn", lengths, x)
     return _rnn(x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity, reverse=reverse, lengths=lengths)
 
@@ -466,7 +472,7 @@ def gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None)
     ``x`` (T, N, I), ``h0`` (N, H), ``w_ih`` (3H, I) and ``w_hh`` (3H, H) with the gates r, z, n, biases (3H,) both or
     neither. Returns (y, h_n) of shapes (T, N, H) and (N, H). Raises ValueError where shapes or lengths do not fit.
     """
-    _check("gru", 3, x, {"h0": h0}, w_ih, w_hh)
+    _check("gru", 3, x, {"h0": h0}, w_ih, w_hh, b_ih, b_hh)
     return _gru(x, h0, w_ih, w_hh, b_ih, b_hh, reverse=reverse, lengths=_lengths("gru", lengths, x))[:2]
 
 
@@ -477,6 +483,6 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=Fals
     biases (4H,) both or neither, ``w_hr`` (P, H) the output projection; without it P = H. Returns (y, h_n, c_n) of
     shapes (T, N, P), (N, P) and (N, H). Raises ValueError where shapes or lengths do not fit.
     """
-    _check("lstm", 4, x, {"h0": h0, "c0": c0}, w_ih, w_hh, w_hr)
+    _check("lstm", 4, x, {"h0": h0, "c0": c0}, w_ih, w_hh, b_ih, b_hh, w_hr)
     lengths = _lengths("lstm", lengths, x)
     return _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse, lengths=lengths)[:3]

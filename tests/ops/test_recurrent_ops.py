@@ -153,5 +153,7 @@ def test_errors():
         f(*arrays, lengths=(1, 2, 4))
     with pytest.raises(ValueError, match=r"expected an input of shape \(T, N, I\)"):
         f(arrays[0][0], *arrays[1:])
+    with pytest.raises(ValueError, match="both biases"):
+        f(*arrays[:-1])
     with pytest.raises(ValueError, match="nonlinearity"):
         case("rnn sigmoid")[0](*case("rnn tanh")[1])

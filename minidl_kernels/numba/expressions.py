@@ -82,9 +82,6 @@ _float_only("sin")(lambda p, out: "math.sin({0})")
 _float_only("cos")(lambda p, out: "math.cos({0})")
 _float_only("log1p")(lambda p, out: "math.log1p({0})")
 _float_only("expm1")(lambda p, out: "math.expm1({0})")
-_float_only("relu")(
-    lambda p, out: f"({{0}} if ({{0}} > {constant(0, out)}) | ({{0}} != {{0}}) else {constant(0, out)})"
-)
 _float_only("relu_grad")(lambda p, out: f"({{0}} * {NUMBA_TYPES[out]}({{1}} > {constant(0, out)}))")
 _float_only("tanh_grad")(lambda p, out: f"({{0}} * ({constant(1, out)} - {{1}} * {{1}}))")
 _float_only("sigmoid_grad")(lambda p, out: f"({{0}} * ({{1}} * ({constant(1, out)} - {{1}})))")
@@ -134,8 +131,7 @@ def _silu(p: dict, out: str) -> str:
 
 @_float_only("normal_cdf")
 def _normal_cdf(p: dict, out: str) -> str:
-    half, root = constant(0.5, out), constant(math.sqrt(0.5), out)
-    return f"({half} * ({constant(1, out)} + erf{'32' if out == 'f' else '64'}({{0}} * {root})))"
+    return f"normal_cdf{'32' if out == 'f' else '64'}({{0}})"
 
 
 @_float_only("gelu")
@@ -146,6 +142,22 @@ def _gelu(p: dict, out: str) -> str:
     half, one = constant(0.5, out), constant(1, out)
     inner = f"{scale} * {{0}} * ({one} + {cubic} * ({{0}} * {{0}}))"
     return f"({half} * {{0}} * ({one} + tanh{'32' if out == 'f' else '64'}({inner})))"
+
+
+@_float_only("gelu_grad")
+def _gelu_grad(p: dict, out: str) -> str:
+    slope = "gelu_slope" if p.get("approximate", "none") == "none" else "gelu_tanh_slope"
+    return f"({{0}} * {slope}{'32' if out == 'f' else '64'}({{1}}))"
+
+
+@_float_only("silu_grad")
+def _silu_grad(p: dict, out: str) -> str:
+    return f"({{0}} * silu_slope{'32' if out == 'f' else '64'}({{1}}))"
+
+
+@_float_only("leaky_relu_grad")
+def _leaky_relu_grad(p: dict, out: str) -> str:
+    return f"({{0}} * ({constant(1, out)} if {{1}} > {constant(0, out)} else {constant(p['negative_slope'], out)}))"
 
 
 EXPRESSIONS["logical_not"] = lambda params, out, ins: "(not {0})" if out == "?" else "(~{0})"

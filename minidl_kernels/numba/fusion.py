@@ -21,18 +21,24 @@ import numpy as np
 
 from minidl.backend.live import Live
 from minidl.compiler.program import Step, Value
+from minidl_kernels.numba import vecmath
 from minidl_kernels.numba.expressions import NUMBA_TYPES, constant, expression
 
 #: below this many elements a loop is not worth splitting over threads
 PARALLEL_FROM = 1 << 16
 
-_HEADER = """import math
+# what the generated code takes from vecmath is compiled into it, so a change there must make other files
+_VECMATH = hashlib.sha256(Path(vecmath.__file__).read_bytes()).hexdigest()[:16]
+
+_HEADER = f"""# with vecmath {_VECMATH}
+import math
 
 import numpy as np
 from numba import njit, prange
 
 from minidl_kernels.numba.vecmath import (
-    erf32, erf64, exp32, exp64, log32, log64, sigmoid32, sigmoid64, tanh32, tanh64,
+    erf32, erf64, exp32, exp64, gelu_slope32, gelu_slope64, gelu_tanh_slope32, gelu_tanh_slope64, log32, log64,
+    normal_cdf32, normal_cdf64, sigmoid32, sigmoid64, silu_slope32, silu_slope64, tanh32, tanh64,
 )
 
 

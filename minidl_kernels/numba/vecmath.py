@@ -1,4 +1,4 @@
-"""exp, log, tanh, erf and sigmoid as polynomials that LLVM can vectorize.
+"""exp, log, tanh, erf, sigmoid and what is made of them as polynomials that LLVM can vectorize.
 
 Numba's scalar ``exp`` and ``tanh`` call the C library one number at a time. These are branch-free sequences of
 multiplications and additions, so a loop over them becomes vector code. Their error in ulp is measured by
@@ -17,11 +17,33 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 # Reassociation would undo the two-part reductions below; contraction to fused multiply-add only makes them better.
 FLAGS = {"contract", "nsz"}
 _inlined = njit(inline="always", fastmath=FLAGS)
+
+
+@intrinsic
+def add_any_order(typingctx, x, y):
+    """x + y, where a loop that sums this way may be reordered to be vectorized (nothing else in it may)."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fadd(*args, flags=("reassoc",))
+
+    return x(x, y), codegen
+
+
+@intrinsic
+def nan_max(typingctx, x, y):
+    """The larger of two floats, NaN if either is, as NumPy's maximum; a loop over it is vectorized."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        function = builder.module.declare_intrinsic("llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind]))
+        return builder.call(function, args)
+
+    return x(x, y), codegen
 
 
 @intrinsic
@@ -48,9 +70,11 @@ def _float_as_int(typingctx, x):
 
 @_inlined
 def exp32(x):
-    """exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2."""
-    y = min(max(x, np.float32(-104.0)), np.float32(89.0))
-    n = np.floor(y * np.float32(1.44269504088896341) + np.float32(0.5))
+    """exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2; 0 where that is below 2^-126."""
+    y = min(max(x, np.float32(-87.33654)), np.float32(88.8))
+    # adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then hold
+    t = y * np.float32(1.44269504088896341) + np.float32(12582912.0)
+    n = t - np.float32(12582912.0)
     # ln 2 is subtracted in two parts, so that r is exact
     r = y - n * np.float32(0.693359375)
     r = r + n * np.float32(2.12194440e-4)
@@ -61,13 +85,10 @@ def exp32(x):
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     p = p * (r * r) + r + np.float32(1.0)
-    # 2^n in two factors: results near overflow and subnormal ones need exponents that one factor cannot hold
-    k = np.int32(n)
-    half = k >> np.int32(1)
-    s1 = _int_as_float(np.int32((half + np.int32(127)) << np.int32(23)))
-    s2 = _int_as_float(np.int32((k - half + np.int32(127)) << np.int32(23)))
-    out = p * s1 * s2
+    # n is added to the exponent of p
+    out = _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
     out = np.float32(np.inf) if x > np.float32(88.7228394) else out
+    out = out if x >= np.float32(-87.33654) else np.float32(0.0)
     return x if x != x else out
 
 
@@ -174,6 +195,90 @@ def erf32(x):
 
 
 @_inlined
+def _normal_tail32(a, e):
+    """The normal distribution's tail above a in [0, 14.5], given e = exp(-a^2 / 2): e times a rational function.
+
+    The polynomial, in (a - 4) / (a + 4), is a minimax fit to (1 + a / 2) erfcx(a / sqrt(2)) / 2, to 2.2e-8 of it.
+    """
+    q = (a - np.float32(4.0)) / (a + np.float32(4.0))
+    p = np.float32(2.554564549e-04)
+    p = p * q + np.float32(1.216388007e-04)
+    p = p * q - np.float32(2.259995585e-03)
+    p = p * q + np.float32(4.738155551e-03)
+    p = p * q - np.float32(6.626945268e-04)
+    p = p * q - np.float32(2.155544040e-02)
+    p = p * q + np.float32(6.918913878e-02)
+    p = p * q - np.float32(1.335505325e-01)
+    p = p * q + np.float32(2.832319272e-01)
+    return e * p / (np.float32(1.0) + np.float32(0.5) * a)
+
+
+@_inlined
+def normal_cdf32(x):
+    """The normal distribution function, by its tail, which is accurate on the left too."""
+    a = abs(x)
+    a = np.float32(14.5) if a > np.float32(14.5) else a
+    tail = _normal_tail32(a, exp32(np.float32(-0.5) * a * a))
+    return np.float32(1.0) - tail if x > np.float32(0.0) else tail
+
+
+@_inlined
+def gelu_slope32(x):
+    """Derivative of gelu(x) = x cdf(x): cdf(x) + x pdf(x)."""
+    a = abs(x)
+    a = np.float32(14.5) if a > np.float32(14.5) else a
+    e = exp32(np.float32(-0.5) * a * a)
+    tail = _normal_tail32(a, e)
+    cdf = np.float32(1.0) - tail if x > np.float32(0.0) else tail
+    return cdf + x * (np.float32(0.39894228) * e)
+
+
+@_inlined
+def gelu_tanh_slope32(x):
+    """Derivative of x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    square = x * x
+    t = tanh32(np.float32(0.79788456) * x * (np.float32(1.0) + np.float32(0.044715) * square))
+    slope = np.float32(0.79788456) * (np.float32(1.0) + np.float32(3 * 0.044715) * square)
+    half = np.float32(0.5)
+    return half * (np.float32(1.0) + t) + half * x * (np.float32(1.0) - t * t) * slope
+
+
+@_inlined
+def silu_slope32(x):
+    """Derivative of x sigmoid(x)."""
+    s = sigmoid32(x)
+    return s * (np.float32(1.0) + x * (np.float32(1.0) - s))
+
+
+@_inlined
+def normal_cdf64(x):
+    """The normal distribution function, by the C library's erfc."""
+    return 0.5 * math.erfc(x * -0.70710678118654752440)
+
+
+@_inlined
+def gelu_slope64(x):
+    """Derivative of gelu(x) = x cdf(x): cdf(x) + x pdf(x)."""
+    return normal_cdf64(x) + x * (0.39894228040143267794 * exp64(-0.5 * (x * x)))
+
+
+@_inlined
+def gelu_tanh_slope64(x):
+    """Derivative of x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    square = x * x
+    t = math.tanh(0.79788456080286535588 * x * (1.0 + 0.044715 * square))
+    slope = 0.79788456080286535588 * (1.0 + 3 * 0.044715 * square)
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+
+
+@_inlined
+def silu_slope64(x):
+    """Derivative of x sigmoid(x)."""
+    s = sigmoid64(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@_inlined
 def log64(x):
     """The C library's log, with NumPy's values at and below 0."""
     return math.log(x) if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
@@ -203,4 +308,23 @@ FUNCTIONS = {
     ("sigmoid", "d"): sigmoid64,
     ("erf", "f"): erf32,
     ("erf", "d"): erf64,
+    ("normal_cdf", "f"): normal_cdf32,
+    ("normal_cdf", "d"): normal_cdf64,
 }
+
+
+def _generic(name: str):
+    """The function for a scalar of either dtype, for use in compiled code."""
+
+    def stub(x):
+        raise NotImplementedError(f"{name} is for compiled code")
+
+    def choose(x):
+        function = FUNCTIONS[name, "f" if x == types.float32 else "d"]
+        return lambda x: function(x)
+
+    overload(stub, inline="always")(choose)
+    return stub
+
+
+exp, log = _generic("exp"), _generic("log")

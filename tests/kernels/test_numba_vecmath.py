@@ -14,10 +14,12 @@ REFERENCE = {
     "tanh": np.tanh,
     "sigmoid": scipy_special.expit,
     "erf": scipy_special.erf,
+    "normal_cdf": scipy_special.ndtr,
 }
 # largest error seen on the samples below, rounded up
 ULP = {("exp", "f"): 2, ("log", "f"): 2, ("tanh", "f"): 3, ("sigmoid", "f"): 3, ("erf", "f"): 6,
-       ("exp", "d"): 2, ("log", "d"): 1, ("tanh", "d"): 4, ("sigmoid", "d"): 3, ("erf", "d"): 4}  # fmt: skip
+       ("exp", "d"): 2, ("log", "d"): 1, ("tanh", "d"): 4, ("sigmoid", "d"): 3, ("erf", "d"): 4,
+       ("normal_cdf", "f"): 20, ("normal_cdf", "d"): 20}  # fmt: skip
 
 
 def mapped(name, kind):
@@ -39,7 +41,8 @@ def mapped(name, kind):
 
 def samples(name, dtype):
     rng = np.random.default_rng(0)
-    wide = {"exp": 87.0 if dtype == np.float32 else 700.0, "log": 1e4, "tanh": 10.0, "sigmoid": 80.0, "erf": 4.5}[name]
+    wide = {"exp": 87.0 if dtype == np.float32 else 700.0, "log": 1e4, "tanh": 10.0, "sigmoid": 80.0, "erf": 4.5,
+            "normal_cdf": 5.0}[name]
     x = np.concatenate(
         [rng.uniform(-wide, wide, 200_000), rng.normal(size=200_000), rng.normal(size=20_000) * 1e-4, np.array([0.0])]
     )

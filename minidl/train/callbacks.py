@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,11 +190,24 @@ class CSVLogger(_History):
 
 
 class LearningCurve(_History):
-    """A PNG of the history: losses on the left, the other figures on the right. Needs matplotlib."""
+    """A PNG of the history: losses on the left, the other figures on the right. Needs matplotlib.
 
-    def __init__(self, path: str | Path) -> None:
+    It is drawn after an epoch if the last drawing is ``interval`` seconds old, and at the end.
+    """
+
+    def __init__(self, path: str | Path, interval: float = 10.0) -> None:
         super().__init__(path)
+        self.interval, self.drawn_at = interval, -math.inf
         _matplotlib()
+
+    def on_epoch_end(self, trainer, row):
+        if time.monotonic() - self.drawn_at >= self.interval:
+            super().on_epoch_end(trainer, row)
+            self.drawn_at = time.monotonic()
+
+    def on_fit_end(self, trainer):
+        if trainer.history:
+            super().on_epoch_end(trainer, trainer.history[-1])
 
     def content(self, history):
         figure_class, canvas = _matplotlib()

@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.storage import atomic_write
 from minidl.optim.state import join_arrays, split_arrays
-from minidl.train.metrics import as_array
+from minidl.serialization import from_bytes, to_bytes
 
 _NAME = re.compile(r"step-\d+")
 _FILES = ("model.safetensors", "training.safetensors", "state.json")
@@ -48,8 +47,8 @@ def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, A
     arrays, rest = split_arrays(training)
     state = {"format": "minidl.checkpoint", "version": _VERSION, "state": rest}
     contents = {
-        "model.safetensors": _to_safetensors(model),
-        "training.safetensors": _to_safetensors(arrays),
+        "model.safetensors": to_bytes(model),
+        "training.safetensors": to_bytes(arrays),
         "state.json": json.dumps(state, indent=1).encode(),
     }
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
@@ -78,31 +77,17 @@ def load(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, An
     folder = Path(folder)
     try:
         contents = _verified(folder)
-        arrays = _from_safetensors(contents["training.safetensors"])
+        arrays = from_bytes(contents["training.safetensors"], "training.safetensors")
         state = json.loads(contents["state.json"])
         if not isinstance(state, dict) or state.get("format") != "minidl.checkpoint":
             raise ValueError("state.json is not a minidl checkpoint's")
         if state.get("version") != _VERSION:
             raise ValueError(f"it has format version {state.get('version')}, this minidl reads {_VERSION}")
-        return _from_safetensors(contents["model.safetensors"]), join_arrays(arrays, state["state"])
+        return from_bytes(contents["model.safetensors"], "model.safetensors"), join_arrays(arrays, state["state"])
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         earlier = [p for p in listed(folder.parent) if p.name < folder.name]
         hint = f"\nAn earlier checkpoint can be used instead: {earlier[-1]}" if earlier else ""
         raise CheckpointError(f"{folder}: this checkpoint cannot be used: {error}{hint}") from error
-
-
-def save_arrays(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
-    """Write a safetensors file, atomically."""
-    with atomic_write(path) as file:
-        file.write(_to_safetensors(arrays))
-
-
-def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read a safetensors file. Raises CheckpointError if it is damaged."""
-    try:
-        return _from_safetensors(Path(path).read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _verified(folder: Path) -> dict[str, bytes]:
@@ -148,24 +133,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _library() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError('checkpoints need safetensors: pip install "minidl[train]"') from error
-    return safetensors.numpy
-
-
-def _to_safetensors(arrays: dict[str, Any]) -> bytes:
-    return _library().save({name: np.ascontiguousarray(as_array(a)) for name, a in arrays.items()})
-
-
-def _from_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    try:
-        return _library().load(content)
-    except ImportError:
-        raise
-    except Exception as error:  # SafetensorError derives from Exception alone
-        raise ValueError(f"not a safetensors file ({error})") from error

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import minidl.random
+from minidl import serialization
 from minidl.autograd import no_grad
 from minidl.optim import ExponentialMovingAverage, clip_grad_norm_, clip_grad_value_
 from minidl.optim.lr_scheduler import ReduceLROnPlateau
@@ -394,7 +395,7 @@ class Trainer:
 
     def save_weights(self, path: str | Path) -> None:
         """Write :meth:`weights` as a safetensors file."""
-        checkpoint.save_arrays(path, self.weights())
+        serialization.save(path, self.weights())
 
     def save_checkpoint(self, train_loader: Any = None, folder: str | Path | None = None) -> Path:
         """Write everything that going on needs to ``folder``; by default to ``run_dir/checkpoints/step-…``."""

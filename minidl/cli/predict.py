@@ -1,0 +1,43 @@
+"""``minidl predict RUN IMAGE…``."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from minidl.cli import UserError
+from minidl.cli.train import add_backend, choose_backend
+
+
+def register(subparsers) -> None:
+    p = subparsers.add_parser(
+        "predict", help="classify image files", description="Classify image files with a run's weights."
+    )
+    p.add_argument("run_folder", metavar="RUN")
+    p.add_argument("images", nargs="+", metavar="IMAGE")
+    p.add_argument("--top", type=int, default=3, metavar="K", help="classes to show for each image (default: 3)")
+    add_backend(p)
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minidl import as_tensor, nn, no_grad
+    from minidl.cli.run import Run
+    from minidl.recipes import ImageRecipe
+
+    made = Run.open(arguments.run_folder)
+    recipe = made.recipe
+    if not isinstance(recipe, ImageRecipe):
+        raise UserError(f"{recipe.name} is no model of images; try: minidl generate {made.folder}")
+    if arguments.top < 1:
+        raise UserError(f"--top must be at least 1, got {arguments.top}")
+    choose_backend(arguments.backend or made.content["backend"])
+    model = made.trained_model()
+    for path in arguments.images:
+        with no_grad():
+            scores = nn.functional.softmax(model(as_tensor(recipe.prepare(path))), axis=1)
+        p = np.asarray(scores)[0]
+        best = np.argsort(-p)[: arguments.top]
+        print(f"{path}: " + ", ".join(f"{recipe.classes[i]} {100 * p[i]:.1f} %" for i in best))
+    return 0

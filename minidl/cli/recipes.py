@@ -1,0 +1,33 @@
+"""``minidl recipes``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def register(subparsers) -> None:
+    p = subparsers.add_parser(
+        "recipes", help="list the recipes", description="List the recipes, or show one: its settings and source file."
+    )
+    p.add_argument("recipe", nargs="?", metavar="RECIPE")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import inspect
+
+    from minidl import recipes
+
+    if arguments.recipe is None:
+        for name in recipes.NAMES:
+            recipe = recipes.get(name)
+            print(f"{name:22} {recipe.summary}\n{'':22} target: {recipe.target}")
+        return 0
+    recipe = recipes.get(arguments.recipe)
+    module = inspect.getmodule(type(recipe))
+    print((module.__doc__ or recipe.summary).strip())
+    unmeasured = "" if recipe.target.measured else "; unmeasured"
+    print(f"\nTarget: {recipe.target} ({recipe.target.source}{unmeasured})\nSource: {module.__file__}\nSettings:")
+    for key, value in recipe.defaults.items():
+        print(f"  {key}={value}")
+    return 0

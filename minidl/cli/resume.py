@@ -1,0 +1,30 @@
+"""``minidl resume RUN``."""
+
+from __future__ import annotations
+
+import argparse
+
+from minidl.cli import UserError
+from minidl.cli.train import add_display, choose_backend, finish
+
+
+def register(subparsers) -> None:
+    p = subparsers.add_parser(
+        "resume",
+        help="go on with an interrupted run",
+        description="Go on with an interrupted run, to the very result that it would have had.",
+    )
+    p.add_argument("run_folder", metavar="RUN")
+    p.add_argument("--checkpoint", metavar="FOLDER", help="go on from this one instead of the latest")
+    add_display(p)
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minidl.cli.run import Run
+
+    made = Run.open(arguments.run_folder)
+    if (made.folder / "result.json").exists() and arguments.checkpoint is None:
+        raise UserError(f"{made.folder} is finished; see: minidl info {made.folder}")
+    choose_backend(made.content["backend"])
+    return finish(made, arguments, resume=arguments.checkpoint or True)

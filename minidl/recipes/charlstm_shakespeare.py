@@ -1,0 +1,51 @@
+"""A two-layer character LSTM on tiny Shakespeare, after A. Karpathy, "The unreasonable effectiveness of recurrent
+neural networks" (2015).
+
+Truncated back-propagation through time: the text is cut into ``batch_size`` runs, a batch is the next ``length``
+characters of each, and the state goes on from batch to batch. The validation loss is over the whole last tenth of the
+text, read in the same way as a few such runs.
+"""
+
+from minidl import optim
+from minidl.data import ContiguousBatchSampler, DataLoader, TinyShakespeare
+from minidl.models import CharLSTM
+from minidl.recipes.base import Target, TextRecipe, token_loss
+
+
+class CharLSTMShakespeare(TextRecipe):
+    name = "charlstm-shakespeare"
+    summary = "two-layer character LSTM on tiny Shakespeare"
+    target = Target("val_loss", 1.60, "set for this recipe; nats a character")
+    checkpoint_steps = 200
+    defaults = {
+        "epochs": 3, "batch_size": 32, "length": 64, "vocab_size": 65, "embedding": 64, "hidden": 256, "layers": 2,
+        "dropout": 0.0, "lr": 0.004, "warmup": 100, "weight_decay": 0.01, "clip": 1.0, "seed": 0,
+    }  # fmt: skip
+
+    def model(self, config):
+        return CharLSTM(
+            config["vocab_size"], config["embedding"], config["hidden"], config["layers"], config["dropout"]
+        )
+
+    def data(self, config, path):
+        train = TinyShakespeare(path, train=True, length=config["length"], download=path is None)
+        val = TinyShakespeare(path, train=False, length=config["length"], download=path is None)
+        runs = max(n for n in range(1, 33) if len(val) % n == 0)  # so that no window is left over
+        return (
+            DataLoader(train, batch_sampler=ContiguousBatchSampler(train, config["batch_size"])),
+            DataLoader(val, batch_sampler=ContiguousBatchSampler(val, runs)),
+        )
+
+    def training(self, config, model, steps):
+        optimizer = optim.AdamW(
+            model.parameters(), lr=config["lr"], betas=(0.9, 0.99), weight_decay=config["weight_decay"]
+        )
+        warmup = min(config["warmup"], steps - 1)
+        return {
+            "loss": token_loss,
+            "optimizer": optimizer,
+            "scheduler": optim.lr_scheduler.WarmupCosineLR(optimizer, warmup, steps, min_factor=0.02),
+            "scheduler_interval": "step",
+            "grad_clip_norm": config["clip"],
+            "carry_state": True,
+        }

@@ -96,7 +96,10 @@ def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
         plain = ty is _ndarray and yd.dtype in _FLOATS and (tx is float or tx is int)
     if not plain or host is None or mode.special:
         return apply(prim, (x, y), {})
-    out = host(xd, yd)
+    try:
+        out = host(xd, yd)
+    except ValueError as error:
+        raise prim.explain(error, (xd, yd)) from None
     if type(out) is not _ndarray:
         out = _asarray(out)
     result = _new(Tensor)

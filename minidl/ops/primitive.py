@@ -166,7 +166,16 @@ class Primitive:
                 f"strict mode: backend {backend.name!r} has no kernel that accepts {self.name}"
                 f"({', '.join(map(describe, arrays))}, {params}); see minidl.backend.explain({self.name!r})"
             )
-        return self.reference(*arrays, **params)
+        try:
+            return self.reference(*arrays, **params)
+        except ValueError as error:
+            raise self.explain(error, arrays) from None
+
+    def explain(self, error: ValueError, arrays: Any) -> ValueError:
+        """The array library's complaint about shapes with the operation's name; other errors as they are."""
+        if "broadcast" not in str(error) or str(error).startswith(f"{self.name}:"):
+            return error
+        return ValueError(f"{self.name}: shapes do not broadcast together: {', '.join(map(describe, arrays))}")
 
     def defvjp(self, **rules: Callable[..., Any]) -> None:
         """Give one gradient rule per input, by name."""

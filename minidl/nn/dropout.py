@@ -40,7 +40,7 @@ def _channel_dropout(op: str, x: Any, p: float, training: bool, spatial: int) ->
         )
     if not training or p == 0:
         return x
-    return x * dropout(_ones(x, (*x.shape[:-spatial], *(1,) * spatial)), p)
+    return ops.mul(x, dropout(_ones(x, (*x.shape[:-spatial], *(1,) * spatial)), p))
 
 
 def dropout1d(x: Any, p: float = 0.5, training: bool = True) -> Any:
@@ -73,7 +73,7 @@ def alpha_dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
     if p == 1:
         return x * 0
     a = ((1 - p) * (1 + p * _SATURATED**2)) ** -0.5
-    kept = dropout(_ones(x, x.shape), p) != 0
+    kept = ops.not_equal(dropout(_ones(x, x.shape), p), 0)
     return ops.where(kept, x, _SATURATED) * a - a * p * _SATURATED
 
 

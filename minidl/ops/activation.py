@@ -23,6 +23,12 @@ from minidl.ops.reduction import sum
 from minidl.ops.shape import chunk, concat, reshape
 
 
+def _recording() -> bool:
+    from minidl.autograd.engine import is_grad_enabled  # which imports this package
+
+    return is_grad_enabled()
+
+
 def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
     """Decorator: the formula is the gradient rule of ``prim``'s only input, and itself a primitive (on arrays)."""
 
@@ -32,7 +38,8 @@ def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
 
         def rule(*values: Any) -> Any:
             params = dict(zip(fused.params, values[count:]))
-            return (formula if isinstance(values[0], Traced) else fused)(*values[:count], **params)
+            recorded = isinstance(values[0], Traced) and _recording()
+            return (formula if recorded else fused)(*values[:count], **params)
 
         rule.__signature__ = inspect.signature(formula)  # its parameter names say what is kept
         prim.defvjp(**{prim.inputs[0]: rule})

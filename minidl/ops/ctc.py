@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from minidl.backend.live import capturing
 from minidl.backend.registry import namespace, to_numpy
-from minidl.ops.elementwise import where
+from minidl.ops.elementwise import astype, equal, less, maximum, where
 from minidl.ops.indexing import gather, gather_grad, getitem
-from minidl.ops.loss import _check_reduction
+from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.primitive import Traced, describe, primitive
 from minidl.ops.reduction import logsumexp, mean, sum
-from minidl.ops.shape import pad, stack
+from minidl.ops.shape import pad, reshape, stack, unsqueeze
 
 
 def _extend(targets, blank, xp):
@@ -125,13 +126,30 @@ def _ctc_loss_composite(log_probs, targets, input_lengths, target_lengths, *, bl
     return loss, alpha.detach() if isinstance(alpha, Traced) else alpha
 
 
-def _lengths(name: str, value: Any, count: int, limit: int) -> np.ndarray:
-    lengths = np.atleast_1d(np.asarray(to_numpy(value.data) if isinstance(value, Traced) else value))
-    if lengths.dtype.kind not in "iu" or lengths.shape != (count,):
+def _lengths(name: str, value: Any, count: int, limit: int) -> Any:
+    lengths = value if hasattr(value, "dtype") else np.asarray(value)
+    lengths = reshape(lengths, shape=(1,)) if lengths.ndim == 0 else lengths
+    if lengths.dtype.kind not in "iu" or tuple(lengths.shape) != (count,):
         raise ValueError(f"ctc_loss: expected {count} integers as {name}, got {describe(lengths)}")
-    if lengths.size and (lengths.min() < 0 or lengths.max() > limit):
-        raise ValueError(f"ctc_loss: {name} must be in [0, {limit}], got {lengths.min()} to {lengths.max()}")
-    return lengths.astype(np.int64)
+    values = _host(lengths)
+    if values is not None and values.size and (values.min() < 0 or values.max() > limit):
+        raise ValueError(f"ctc_loss: {name} must be in [0, {limit}], got {values.min()} to {values.max()}")
+    return lengths if lengths.dtype == np.int64 else astype(lengths, dtype=np.dtype(np.int64))
+
+
+def _padded(labels: Any, lengths: Any, count: int) -> np.ndarray:
+    """Sequences given one after another as (count, longest)."""
+    if capturing():
+        raise RuntimeError("ctc_loss: the shape of joined targets depends on values; in a jitted step give (N, S)")
+    labels, lengths = (np.asarray(to_numpy(a.data if isinstance(a, Traced) else a)) for a in (labels, lengths))
+    if len(labels) != lengths.sum():
+        raise ValueError(
+            f"ctc_loss: targets {describe(labels)} do not fit {count} sequences with lengths adding up to "
+            f"{lengths.sum()}; expected (N, S) or (sum of target_lengths,)"
+        )
+    padded = np.zeros((count, int(lengths.max(initial=0))), np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = labels
+    return padded
 
 
 def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False):
@@ -164,31 +182,32 @@ def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reducti
     steps, count, classes = log_probs.shape
     if not 0 <= blank < classes:
         raise ValueError(f"ctc_loss: blank {blank} is not one of the {classes} classes of {describe(log_probs)}")
-    labels = np.asarray(to_numpy(targets.data) if isinstance(targets, Traced) else targets)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"ctc_loss: targets must be integers, got {describe(labels)}")
+    targets = targets if hasattr(targets, "dtype") else np.asarray(targets)
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"ctc_loss: targets must be integers, got {describe(targets)}")
     input_lengths = _lengths("input_lengths", input_lengths, count, steps)
-    target_lengths = _lengths("target_lengths", target_lengths, count, labels.shape[-1] if labels.ndim else 0)
-    longest = int(target_lengths.max(initial=0))
-    inside = np.arange(longest) < target_lengths[:, None]
-    padded = np.full((count, longest), blank, np.int64)
-    if labels.ndim == 1 and labels.size == target_lengths.sum():
-        padded[inside] = labels
-    elif labels.ndim == 2 and labels.shape[0] == count:
-        padded[inside] = labels[:, :longest][inside]
-    else:
+    target_lengths = _lengths("target_lengths", target_lengths, count, targets.shape[-1] if targets.ndim else 0)
+    if single and targets.ndim == 1:
+        targets = reshape(targets, shape=(1, targets.shape[0]))
+    elif targets.ndim == 1:
+        targets = _padded(targets, target_lengths, count)
+    if targets.ndim != 2 or targets.shape[0] != count:
         raise ValueError(
-            f"ctc_loss: targets {describe(labels)} do not fit {count} sequences with lengths adding up to "
-            f"{target_lengths.sum()}; expected (N, S) or (sum of target_lengths,)"
+            f"ctc_loss: targets {describe(targets)} do not fit {count} sequences; expected (N, S) or "
+            "(sum of target_lengths,)"
         )
-    used = padded[inside]
-    if used.size and (used.min() < 0 or used.max() >= classes or (used == blank).any()):
-        raise IndexError(
-            f"ctc_loss: targets must be in [0, {classes}) and not the blank, {blank}; got {used.min()} to {used.max()}"
-        )
-    loss = _ctc_loss(log_probs, padded, input_lengths, target_lengths, blank=blank)[0]
+    inside = less(np.arange(targets.shape[1]), unsqueeze(target_lengths, 1))
+    targets, used = where(inside, targets, blank), _host(inside)
+    if used is not None:
+        used = _host(targets)[used]
+        if (used < 0).any() or (used >= classes).any() or (used == blank).any():
+            raise IndexError(
+                f"ctc_loss: targets must be in [0, {classes}) and not the blank, {blank}; got {used.min()} to "
+                f"{used.max()}"
+            )
+    loss = _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=blank)[0]
     if zero_infinity:
-        loss = where(loss == np.inf, 0.0, loss)
+        loss = where(equal(loss, np.inf), 0.0, loss)
     if reduction == "mean":
-        return mean(loss / np.maximum(target_lengths, 1).astype(log_probs.dtype))
+        return mean(loss / astype(maximum(target_lengths, 1), dtype=log_probs.dtype))
     return sum(loss) if reduction == "sum" else loss[0] if single else loss

@@ -13,16 +13,20 @@ from minidl.backend.registry import namespace
 from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
 from minidl.ops.elementwise import (
     abs,
+    astype,
     clip,
+    equal,
     exp,
     log,
     minimum,
+    mul,
+    not_equal,
     sqrt,
     square,
     sum_to,
     where,
 )
-from minidl.ops.indexing import gather, one_hot
+from minidl.ops.indexing import gather, one_hot, take
 from minidl.ops.primitive import Traced, describe, primitive
 from minidl.ops.reduction import mean, sum
 from minidl.ops.shape import reshape, squeeze, unsqueeze
@@ -51,8 +55,8 @@ def _host(a: Any) -> np.ndarray | None:
     return a if type(a) is np.ndarray else None
 
 
-def _untraced(a: Any) -> Any:
-    return a.data if isinstance(a, Traced) else a
+def _constant(a: Any) -> Any:
+    return a.detach() if isinstance(a, Traced) else a
 
 
 # Regression
@@ -181,7 +185,7 @@ def kl_div(x, target, reduction="mean", log_target=False):
     if log_target:
         loss = exp(target) * (target - x)
     else:
-        loss = target * log(where(target == 0, 1.0, target)) - target * x
+        loss = target * log(where(equal(target, 0), 1.0, target)) - target * x
     if reduction == "batchmean":
         return sum(loss) / x.shape[0]
     return _reduce("kl_div", loss, reduction)
@@ -213,12 +217,17 @@ def _check_classes(op: str, x: Any, target: Any, weight: Any, ignore_index: int 
             )
 
 
-def _class_weights(target, weight, ignore_index, dtype, xp):
+def _class_weights(target, weight, ignore_index, dtype):
     """(target with ignored entries replaced by 0, the weight of each entry: its class's, 0 where ignored)."""
-    valid = target != ignore_index
-    safe = xp.where(valid, target, xp.zeros_like(target))
-    each = valid.astype(dtype)
-    return safe, each if weight is None else each * weight.astype(dtype)[safe]
+    valid = not_equal(target, ignore_index)
+    safe = where(valid, target, 0)
+    each = astype(valid, dtype=dtype)
+    return safe, each if weight is None else mul(each, take(astype(weight, dtype=dtype), safe, axis=0))
+
+
+def _at_class(x, classes, axis):
+    """``x`` at the given class of each entry: ``axis``, where the classes are, is gone."""
+    return squeeze(gather(x, unsqueeze(classes, axis), axis=axis), axis=axis)
 
 
 @primitive(name="cross_entropy")
@@ -227,7 +236,7 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
     it, and the sum of the entries' weights."""
     xp = namespace(logits, target)
     axis = min(1, logits.ndim - 1)
-    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
+    safe, each = _class_weights(target, weight, ignore_index, logits.dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
         top = xp.max(logits, axis=axis, keepdims=True)
         shifted = logits - top
@@ -257,7 +266,7 @@ def cross_entropy_grad(
     xp = namespace(logits, target)
     axis, n = min(1, logits.ndim - 1), logits.shape[min(1, logits.ndim - 1)]
     per_class = (-1,) + (1,) * (logits.ndim - 1 - axis)
-    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
+    safe, each = _class_weights(target, weight, ignore_index, logits.dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = logits - top
         p -= logsum
@@ -289,23 +298,17 @@ def _cross_entropy_composite(logits, target, weight=None, *, label_smoothing=0.0
     axis = min(1, logits.ndim - 1)
     log_p = log_softmax(logits, axis=axis)
     loss = nll_loss(log_p, target, weight, ignore_index, "sum" if reduction == "mean" else reduction)
-    total = _total_weight(target, weight, ignore_index, logits.dtype)
     if label_smoothing:
         of_class = 1.0 if weight is None else reshape(weight, shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
-        spread = sum(where(unsqueeze(target == ignore_index, axis), 0.0, -log_p * of_class), axis=axis)
+        ignored = unsqueeze(equal(target, ignore_index), axis)
+        spread = sum(where(ignored, 0.0, -log_p * of_class), axis=axis)
         if reduction != "none":
             spread = sum(spread)
         loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
     if reduction == "mean":
-        loss = loss / total
+        loss = loss / sum(_class_weights(target, weight, ignore_index, logits.dtype)[1])
     still = loss.detach() if isinstance(loss, Traced) else loss
     return loss, still, still, still
-
-
-def _total_weight(target, weight, ignore_index, dtype):
-    target, weight = _untraced(target), _untraced(weight)
-    xp = namespace(target)
-    return xp.sum(_class_weights(target, weight, ignore_index, dtype, xp)[1])
 
 
 def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -339,7 +342,7 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
         return _soft_cross_entropy(logits, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", logits, target, weight, ignore_index)
     return _cross_entropy(
-        logits, target, _untraced(weight),
+        logits, target, _constant(weight),
         label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
     )[0]  # fmt: skip
 
@@ -360,7 +363,7 @@ def _soft_cross_entropy(logits, target, weight, reduction, label_smoothing):
                 f"cross_entropy: weight {describe(weight)} does not fit logits {describe(logits)}; expected "
                 f"shape ({logits.shape[axis]},)"
             )
-        loss = loss * reshape(_untraced(weight), shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
+        loss = loss * reshape(_constant(weight), shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
     loss = sum(loss, axis=axis)
     return _reduce("cross_entropy", loss, reduction)
 
@@ -372,15 +375,12 @@ def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     """
     _check_reduction("nll_loss", reduction)
     _check_classes("nll_loss", log_p, target, weight, ignore_index)
-    target, weight = _untraced(target), _untraced(weight)
-    axis = min(1, log_p.ndim - 1)
-    xp = namespace(target)
-    safe, each = _class_weights(target, weight, ignore_index, log_p.dtype, xp)
-    picked = squeeze(gather(log_p, xp.expand_dims(safe, axis), axis=axis), axis=axis)
-    loss = where(each == 0, 0.0, -picked * each)
+    safe, each = _class_weights(target, _constant(weight), ignore_index, log_p.dtype)
+    picked = _at_class(log_p, safe, min(1, log_p.ndim - 1))
+    loss = where(equal(each, 0), 0.0, -picked * each)
     if reduction == "none":
         return loss
-    return sum(loss) / xp.sum(each) if reduction == "mean" else sum(loss)
+    return sum(loss) / sum(each) if reduction == "mean" else sum(loss)
 
 
 def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduction="mean"):
@@ -392,14 +392,14 @@ def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduct
     _check_reduction("focal_loss", reduction)
     _check_classes("focal_loss", logits, target, weight, ignore_index)
     axis = min(1, logits.ndim - 1)
-    target, weight = _untraced(target), _untraced(weight)
-    xp = namespace(target)
-    safe, each = _class_weights(target, weight, ignore_index, logits.dtype, xp)
-    log_p = squeeze(gather(log_softmax(logits, axis=axis), xp.expand_dims(safe, axis), axis=axis), axis=axis)
-    loss = where(target == ignore_index, 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
+    safe, each = _class_weights(target, _constant(weight), ignore_index, logits.dtype)
+    log_p = _at_class(log_softmax(logits, axis=axis), safe, axis)
+    loss = where(equal(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
     if reduction == "none":
         return loss
-    return sum(loss) / (target != ignore_index).sum() if reduction == "mean" else sum(loss)
+    return (
+        sum(loss) / sum(astype(not_equal(target, ignore_index), dtype=loss.dtype)) if reduction == "mean" else sum(loss)
+    )
 
 
 def _focus(missing, gamma):
@@ -440,7 +440,7 @@ def hinge_embedding_loss(x, target, margin=1.0, reduction="mean"):
     """x where the target is 1, max(0, margin - x) where it is -1."""
     _check_same_shape("hinge_embedding_loss", x, target)
     _check_signs("hinge_embedding_loss", target)
-    return _reduce("hinge_embedding_loss", where(target == 1, x, relu(margin - x)), reduction)
+    return _reduce("hinge_embedding_loss", where(equal(target, 1), x, relu(margin - x)), reduction)
 
 
 def multi_margin_loss(x, target, p=1, margin=1.0, weight=None, reduction="mean"):
@@ -453,13 +453,11 @@ def multi_margin_loss(x, target, p=1, margin=1.0, weight=None, reduction="mean")
     if x.ndim not in (1, 2):
         raise ValueError(f"multi_margin_loss: expected input (N, C) or (C,), got {describe(x)}")
     _check_classes("multi_margin_loss", x, target, weight, None)
-    target, weight = _untraced(target), _untraced(weight)
-    own = gather(x, target[..., None], axis=-1)
-    terms = relu(margin - own + x)
+    terms = relu(margin - gather(x, unsqueeze(target, -1), axis=-1) + x)
     if p == 2:
         terms = square(terms)
     if weight is not None:
-        terms = terms * weight[target][..., None]
+        terms = terms * unsqueeze(take(_constant(weight), target, axis=0), -1)
     others = 1 - one_hot(target, num_classes=x.shape[-1], dtype=x.dtype)
     return _reduce("multi_margin_loss", sum(terms * others, axis=-1) / x.shape[-1], reduction)
 
@@ -516,5 +514,5 @@ def cosine_embedding_loss(x1, x2, target, margin=0.0, reduction="mean"):
     # PyTorch's: a tiny amount is added to the squared norms
     norms = sqrt((sum(square(x1), axis=-1) + 1e-12) * (sum(square(x2), axis=-1) + 1e-12))
     cosine = sum(x1 * x2, axis=-1) / norms
-    loss = where(target == 1, 1 - cosine, relu(cosine - margin))
+    loss = where(equal(target, 1), 1 - cosine, relu(cosine - margin))
     return _reduce("cosine_embedding_loss", loss, reduction)

@@ -125,3 +125,13 @@ def test_dropout_draws_from_the_default_generator():
     expected = ops.dropout(Tensor(X), p=0.5, key=key, offset=offset).numpy()
     minidl.manual_seed(5)
     np.testing.assert_array_equal(F.dropout(Tensor(X)).numpy(), expected)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout1d(), nn.AlphaDropout()])
+def test_a_captured_step_draws_anew(layer):
+    x, step = Tensor(np.ones((4, 8, 2), np.float32)), minidl.jit(layer)
+    minidl.manual_seed(1)
+    expected = [layer(x).numpy().copy() for _ in range(3)]
+    minidl.manual_seed(1)
+    for values in expected:
+        np.testing.assert_array_equal(step(x).numpy(), values)

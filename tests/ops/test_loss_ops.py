@@ -12,6 +12,7 @@ from minidl.testing import gradcheck, gradgradcheck
 
 torch = pytest.importorskip("torch", reason="these tests compare with PyTorch")
 F = torch.nn.functional
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean'")  # PyTorch's opinion on kl_div
 
 REDUCTIONS = ["mean", "sum", "none"]
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -669,3 +670,26 @@ def test_ctc_bad_arguments():
         ops.ctc_loss(x[0, 0], targets, n, s)
     with pytest.raises(ValueError, match="do not fit 4 sequences"):
         ops.ctc_loss(x, targets[:3], n, s)
+
+
+# Captured steps
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ops.cross_entropy,
+        ops.nll_loss,
+        ops.focal_loss,
+        ops.multi_margin_loss,
+        lambda x, y: ops.cross_entropy(x, y, np.arange(1, 6.0), label_smoothing=0.1),
+        lambda x, y: ops.ctc_loss(ops.log_softmax(x[:, None]), y[None], [4], [4]),
+    ],
+)
+def test_a_captured_step_reads_its_targets_anew(loss):
+    import minidl
+
+    step = minidl.jit(loss)
+    for seed in range(3):
+        x, y = Tensor(rng(seed).normal(size=(4, 5))), Tensor(rng(seed).choice([1, 2, 3, 4], 4, replace=False))
+        assert step(x, y).item() == pytest.approx(loss(x, y).item(), rel=1e-12)

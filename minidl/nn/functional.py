@@ -3,6 +3,9 @@
 As everywhere in minidl, what PyTorch calls ``dim`` is ``axis``.
 """
 
+from typing import Any
+
+from minidl import ops
 from minidl.nn.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d
 from minidl.ops import (
     adaptive_avg_pool1d,
@@ -28,7 +31,6 @@ from minidl.ops import (
     cross_entropy,
     ctc_loss,
     elu,
-    embedding,
     focal_loss,
     gelu,
     global_avg_pool,
@@ -77,3 +79,8 @@ from minidl.ops import (
     tanh,
     triplet_margin_loss,
 )
+
+
+def embedding(index: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """The rows of ``weight`` (num, dim) at the integers ``index``; in PyTorch's order of arguments."""
+    return ops.embedding(weight, index, padding_idx=padding_idx)

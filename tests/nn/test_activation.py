@@ -56,7 +56,7 @@ def test_prelu_learns_its_slope():
 
 
 def test_functional_has_the_names():
-    for name in ("relu", "gelu", "cross_entropy", "linear", "dropout", "softmax", "conv2d", "ctc_loss"):
+    for name in ("relu", "gelu", "cross_entropy", "linear", "dropout", "softmax", "conv2d", "ctc_loss", "layer_norm"):
         assert callable(getattr(F, name))
     assert minidl.nn.functional is F
 
@@ -135,3 +135,8 @@ def test_a_captured_step_draws_anew(layer):
     minidl.manual_seed(1)
     for values in expected:
         np.testing.assert_array_equal(step(x).numpy(), values)
+
+
+def test_functional_embedding_takes_the_index_first():
+    weight = np.arange(6.0).reshape(3, 2)
+    assert F.embedding(np.array([2, 0]), weight).tolist() == [[4, 5], [0, 1]]

@@ -445,7 +445,9 @@ class Module:
             _hook_point(*(o for o in outputs if isinstance(o, Tensor) and o.requires_grad), callback=at_output)
         )
         passed = [next(points) if isinstance(o, Tensor) and o.requires_grad else o for o in outputs]
-        return type(output)(passed) if isinstance(output, (tuple, list)) else passed[0]
+        if not isinstance(output, (tuple, list)):
+            return passed[0]
+        return output._make(passed) if hasattr(output, "_make") else type(output)(passed)
 
     # Printing
 

@@ -208,7 +208,7 @@ def rsqrt(x):
         return 1 / namespace(x).sqrt(x)
 
 
-rsqrt.defvjp(x=lambda g, x, out: -0.5 * g * out / x)
+rsqrt.defvjp(x=lambda g, out: -0.5 * g * (out * out * out))
 
 
 @primitive(promote="float")

@@ -91,6 +91,11 @@ def _max_pool(op, x, kernel, stride, padding, dilation, ceil_mode):
     windows = (x[(..., *(slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(at, out_size, stride)))] for at in offsets)
     starts = [np.arange(o) * s - p for o, s, p in zip(out_size, stride, padding)]
     inside = [np.maximum(-(b // d), 0) for b, d in zip(starts, dilation)]  # the first that is not padding
+    if any((b + i * d >= n).any() for b, i, d, n in zip(starts, inside, dilation, size)):
+        raise ValueError(
+            f"{op}: with padding {padding} and dilation {dilation}, some windows of size {kernel} meet no pixel of the "
+            f"image of size {size}"
+        )
     return _maximum(windows, _flat(inside, kernel), starts, offsets, size)
 
 

@@ -38,6 +38,11 @@ def _count(axis, shape: tuple[int, ...]) -> int:
     return n
 
 
+def _sum_dtype(dtype: np.dtype) -> np.dtype:
+    """What to add up in: half precision ends at 65504."""
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
 @primitive
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
@@ -53,9 +58,9 @@ sum.defvjp(
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        n = _count(axis, x.shape)
-        total = namespace(x).sum(x, axis=axis, keepdims=keepdims)
-        return total / x.dtype.type(n)
+        wide = _sum_dtype(x.dtype)
+        total = namespace(x).sum(x, axis=axis, keepdims=keepdims, dtype=wide)
+        return (total / wide.type(_count(axis, x.shape))).astype(x.dtype, copy=False)
 
 
 def _mean_grad(g, axis, keepdims, x_shape):
@@ -70,12 +75,11 @@ mean.defvjp(x=_mean_grad)
 def var(x, *, axis=None, keepdims=False, correction=1):
     """Variance: sum of squared deviations divided by (n - correction). The default 1 is PyTorch's unbiased estimate;
     0 is NumPy's."""
-    xp = namespace(x)
-    n = _count(axis, x.shape)
+    xp, n, wide = namespace(x), _count(axis, x.shape), _sum_dtype(x.dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
-        deviation = x - xp.sum(x, axis=axis, keepdims=True) / x.dtype.type(n)
+        deviation = x - xp.sum(x, axis=axis, keepdims=True, dtype=wide) / wide.type(n)
         total = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims)
-        return total / x.dtype.type(builtins.max(n - correction, 0))
+        return (total / wide.type(builtins.max(n - correction, 0))).astype(x.dtype, copy=False)
 
 
 def _var_grad(g, x, axis, keepdims, correction):

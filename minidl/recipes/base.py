@@ -66,6 +66,9 @@ class Recipe:
         """Training loader, and the loader of the whole split that the target is about."""
         raise NotImplementedError
 
+    def prepare(self, model: Any, loader: DataLoader) -> None:
+        """Set whatever in a new model depends on the training data."""
+
     def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         """Arguments of the :class:`~minidl.train.Trainer`: loss, optimizer, scheduler (over ``steps`` steps) …"""
         raise NotImplementedError
@@ -93,6 +96,7 @@ class Recipe:
         minidl.manual_seed(config["seed"])
         model = self.model(config)
         train_loader, eval_loader = self.data(config, path)
+        self.prepare(model, train_loader)
         steps = config["epochs"] * len(train_loader)
         training = self.training(config, model, steps)
         return Trainer(model, **training, seed=config["seed"], **options), train_loader, eval_loader

@@ -1,14 +1,65 @@
 """A CNN of the Conv-Pool-Conv-Pool-Dense family on CIFAR-10, 10 epochs.
 
-Reads CIFAR-10's binary version, or images as ``train/CLASS/….jpg`` in a folder or zip file. Random shifts by two pixels
-and mirroring, label smoothing (Szegedy et al., 2016), and a learning rate that rises and falls in a line are most of what
-it takes to learn this in ten epochs (after K. Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+Reads CIFAR-10's binary version, or images as ``train/CLASS/….jpg`` in a folder or zip file. What it takes to learn this
+in ten epochs is after K. Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), in a smaller network:
+
+- the first layer is not learnt: its 2 x 2 filters whiten the training images' patches (decorrelate them and give them
+  unit variance), each also with the opposite sign, so that the ReLU loses nothing;
+- the other convolutions start as the identity on their input channels (Zagoruyko and Komodakis, "DiracNets", 2017);
+- images are shifted by up to three pixels and mirrored; labels are smoothed (Szegedy et al., 2016); the learning rate
+  rises and falls in a line;
+- the prediction for an image is the mean of those for it and for its mirror image.
 """
 
-from minidl import nn, optim
+import numpy as np
+
+from minidl import nn, ops, optim
 from minidl.data import CIFAR10, Compose, DataLoader, Normalize, RandomCrop, RandomHorizontalFlip
 from minidl.recipes.base import ImageRecipe, Target
 from minidl.train import MeanLoss
+
+
+def whitening_filters(images, size=2, eps=5e-4):
+    """Filters (3 size², 3, size, size): the eigenvectors of the patches' covariance over their standard deviations."""
+    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(2, 3))
+    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 3 * size * size)
+    variances, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    return (vectors / np.sqrt(variances + eps)).T.reshape(-1, 3, size, size)
+
+
+class Net(nn.Module):
+    """Whitening, then blocks of Conv-Pool-BatchNorm-ReLU-Conv-BatchNorm-ReLU, then Dense; about 54 million
+    multiplications an image."""
+
+    def __init__(self, widths=(48, 128, 256), classes=10):
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2, bias=False)
+        self.whiten.freeze()
+        blocks, channels = [], 24
+        for width in widths:
+            blocks += [
+                self.conv(channels, width), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU(),
+                self.conv(width, width), nn.BatchNorm2d(width), nn.ReLU(),
+            ]  # fmt: skip
+            channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, classes, bias=False))
+
+    @staticmethod
+    def conv(channels, width):
+        layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        identity = np.zeros((min(channels, width), channels, 3, 3), np.float32)
+        identity[np.arange(len(identity)), np.arange(len(identity)), 1, 1] = 1
+        layer.weight.data[: len(identity)] = identity
+        return layer
+
+    def forward(self, x):
+        if self.training:
+            return self.scores(x)
+        return (self.scores(x) + self.scores(ops.flip(x, axis=-1))) / 2
+
+    def scores(self, x):
+        return self.head(self.blocks(ops.relu(self.whiten(x)))) / 9
 
 
 class CNNCIFAR10(ImageRecipe):
@@ -17,26 +68,18 @@ class CNNCIFAR10(ImageRecipe):
     target = Target("test_accuracy", 0.88, "set for this recipe: 10 epochs, under an hour on two cores", measured=False)
     checkpoint_steps = 100
     defaults = {
-        "epochs": 10, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "label_smoothing": 0.1,
+        "epochs": 10, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 2e-3, "label_smoothing": 0.2,
         "warmup": 0.2, "seed": 0,
     }  # fmt: skip
     classes, mean, std = CIFAR10.classes, CIFAR10.mean, CIFAR10.std
     mode, size, light_on_dark = "RGB", 32, False
 
     def model(self, config):
-        layers, channels = [], 3
-        for width, pool in ((32, True), (64, False), (64, True), (128, False), (128, True), (256, True)):
-            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
-            nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="relu")
-            if pool:
-                layers.append(nn.MaxPool2d(2))
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
-            channels = width
-        return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+        return Net(classes=len(self.classes))
 
     def data(self, config, path):
         normalize = Normalize(self.mean, self.std)
-        shifted = Compose([RandomCrop(32, padding=2), RandomHorizontalFlip(), normalize])
+        shifted = Compose([RandomCrop(32, padding=3), RandomHorizontalFlip(), normalize])
         train = CIFAR10(path, train=True, transform=shifted, download=path is None)
         test = CIFAR10(path, train=False, transform=normalize, download=path is None)
         return (
@@ -44,10 +87,16 @@ class CNNCIFAR10(ImageRecipe):
             DataLoader(test, 500),
         )
 
+    def prepare(self, model, loader):
+        images = Normalize(self.mean, self.std)(loader.dataset.images[:5000])
+        filters = whitening_filters(images)
+        model.whiten.weight.assign_(np.concatenate([filters, -filters]))
+
     def training(self, config, model, steps):
+        learnt = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config["weight_decay"]},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in learnt if p.ndim > 1], "weight_decay": config["weight_decay"]},
+            {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = optim.SGD(groups, lr=config["lr"], momentum=config["momentum"], nesterov=True)
         schedule = optim.lr_scheduler.OneCycleLR(

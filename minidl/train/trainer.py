@@ -350,41 +350,21 @@ class Trainer:
         return {f"val_{m.name}": _plain(m.compute()) for m in figures}
 
     def predict(self, data: Any, batch_size: int = 256) -> np.ndarray:
-        """The model's outputs for all of ``data``: an array of inputs, or a loader of batches.
-
-        Of the batches of a loader, ``(input, …, target)`` or the bare input, the targets are not used.
-        """
-        if isinstance(data, (np.ndarray, Tensor)):
-            batches: Iterable = ((data[i : i + batch_size],) for i in range(0, len(data), batch_size))
-        else:
-            batches = (tuple(b[:-1]) if isinstance(b, (tuple, list)) and len(b) > 1 else (b,) for b in data)
-        outputs = []
-        with self._evaluating():
-            for inputs in batches:
-                inputs = tuple(as_tensor(part) for part in inputs)
-                if self.carry_state:
-                    output, self._state = self.model(*inputs, self._state)
-                else:
-                    output = self.model(*inputs)
-                outputs.append(as_array(output))
-        if not outputs:
-            raise ValueError("predict: there are no batches")
-        return np.concatenate(outputs)
+        """The model's outputs for all of ``data``, with the averaged weights if there is an ``ema``: see
+        :func:`predict`."""
+        with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters():
+            return predict(self.model, data, batch_size, self.carry_state)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Without gradients, in evaluation mode, on the averaged weights, with a carried state of its own."""
-        modes = [(module, module.training) for module in self.model.modules()]
+        """In evaluation mode, on the averaged weights, with a carried state of its own."""
         carried, self._state = self._state, None
         averaged = contextlib.nullcontext() if self.ema is None else self.ema.average_parameters()
-        self.model.eval()
         try:
-            with no_grad(), averaged:
+            with evaluating(self.model), averaged:
                 yield
         finally:
             self._state = carried
-            for module, mode in modes:
-                module.training = mode
 
     # Checkpoints
 
@@ -514,6 +494,42 @@ class Trainer:
         finally:
             self.display.end()
             self.display.stop()
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Inside, ``model`` is in evaluation mode and no gradients are recorded; afterwards each layer's mode is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict(model: Any, data: Any, batch_size: int = 256, carry_state: bool = False) -> np.ndarray:
+    """The model's outputs for all of ``data``: an array of inputs, or a loader of batches.
+
+    Of the batches of a loader, ``(input, …, target)`` or the bare input, the targets are not used.
+    """
+    if isinstance(data, (np.ndarray, Tensor)):
+        batches: Iterable = ((data[i : i + batch_size],) for i in range(0, len(data), batch_size))
+    else:
+        batches = (tuple(b[:-1]) if isinstance(b, (tuple, list)) and len(b) > 1 else (b,) for b in data)
+    outputs, state = [], None
+    with evaluating(model):
+        for inputs in batches:
+            inputs = tuple(as_tensor(part) for part in inputs)
+            if carry_state:
+                output, state = model(*inputs, state)
+            else:
+                output = model(*inputs)
+            outputs.append(as_array(output))
+    if not outputs:
+        raise ValueError("predict: there are no batches")
+    return np.concatenate(outputs)
 
 
 def _interval(scheduler: Any, interval: str | None) -> str | None:

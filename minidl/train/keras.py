@@ -123,9 +123,7 @@ def fit(
     compiled = _compiled(model, "fit")
     if validation_split:
         if y is None or not 0 < validation_split < 1:
-            raise ValueError(
-                f"fit: validation_split must be in (0, 1) and needs arrays x and y, got {validation_split}"
-            )
+            raise ValueError(f"fit: validation_split must be in (0, 1) and needs arrays x, y; got {validation_split}")
         if validation_data is not None:
             raise ValueError("fit: give validation_split or validation_data, not both")
         x, y = _array(x), _array(y)

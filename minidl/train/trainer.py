@@ -498,7 +498,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Inside, ``model`` is in evaluation mode and no gradients are recorded; afterwards each layer's mode is as before."""
+    """Inside, ``model`` is in evaluation mode and no gradients are recorded; afterwards layers have their old modes."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

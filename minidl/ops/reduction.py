@@ -9,7 +9,7 @@ import numpy as np
 from minidl.backend.registry import namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
 from minidl.ops.primitive import Traced, primitive
-from minidl.ops.shape import flip, reshape
+from minidl.ops.shape import flip, normalize_axis, reshape
 
 
 def normalize_axes(axis, ndim: int) -> tuple[int, ...]:
@@ -17,10 +17,7 @@ def normalize_axes(axis, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    for a in axes:
-        if not -ndim <= a < ndim:
-            raise np.exceptions.AxisError(a, ndim)
-    return tuple(a % ndim for a in axes)
+    return tuple(normalize_axis(a, ndim) for a in axes)
 
 
 def restore(g, axis, keepdims: bool, shape: tuple[int, ...]):

@@ -12,6 +12,13 @@ from minidl.ops.elementwise import broadcast_to
 from minidl.ops.primitive import primitive
 
 
+def normalize_axis(axis: int, ndim: int) -> int:
+    """``axis`` counted from the front. Raises AxisError (a ValueError) if it is out of range."""
+    if not -ndim <= axis < ndim:
+        raise np.exceptions.AxisError(axis, ndim)
+    return axis % ndim
+
+
 @primitive
 def reshape(x, *, shape):
     """``x`` with another shape; one entry may be -1. Raises ValueError where the sizes differ."""
@@ -37,11 +44,9 @@ permute.defvjp(x=lambda g, axes: permute(g, axes=tuple(int(i) for i in np.argsor
 
 def swapaxes(x, axis1, axis2):
     """``x`` with two axes exchanged."""
-    for a in (axis1, axis2):
-        if not -x.ndim <= a < x.ndim:
-            raise np.exceptions.AxisError(a, x.ndim)
+    axis1, axis2 = normalize_axis(axis1, x.ndim), normalize_axis(axis2, x.ndim)
     axes = list(range(x.ndim))
-    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    axes[axis1], axes[axis2] = axis2, axis1
     return permute(x, axes=tuple(axes))
 
 
@@ -52,8 +57,9 @@ def transpose(x, axes=None):
 
 def moveaxis(x, source, destination):
     """``x`` with axis ``source`` moved to position ``destination``."""
-    order = [i for i in range(x.ndim) if i != source % x.ndim]
-    order.insert(destination % x.ndim, source % x.ndim)
+    source = normalize_axis(source, x.ndim)
+    order = [i for i in range(x.ndim) if i != source]
+    order.insert(normalize_axis(destination, x.ndim), source)
     return permute(x, axes=tuple(order))
 
 
@@ -72,15 +78,13 @@ def expand(x, shape):
 def squeeze(x, axis=None):
     """``x`` without its length-one axes (all, or those named; one of another length is kept, as in PyTorch)."""
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
-    drop = {a % x.ndim for a in axes if x.ndim} if x.ndim else set()
+    drop = {normalize_axis(a, x.ndim) for a in axes}
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if not (i in drop and n == 1)))
 
 
 def unsqueeze(x, axis):
     """``x`` with a length-one axis put in at ``axis``."""
-    if not -x.ndim - 1 <= axis <= x.ndim:
-        raise np.exceptions.AxisError(axis, x.ndim + 1)
-    at = axis % (x.ndim + 1)
+    at = normalize_axis(axis, x.ndim + 1)
     return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
@@ -91,7 +95,7 @@ def flatten(x, start_axis=0, end_axis=-1):
     """``x`` with the axes from ``start_axis`` to ``end_axis`` (inclusive) merged into one."""
     if x.ndim == 0:
         return reshape(x, shape=(1,))
-    start, end = start_axis % x.ndim, end_axis % x.ndim
+    start, end = normalize_axis(start_axis, x.ndim), normalize_axis(end_axis, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis}")
     return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
@@ -151,13 +155,16 @@ def narrow(x, axis, start, length):
     """The ``length`` elements from ``start`` on along ``axis`` (a view)."""
     from minidl.ops.indexing import getitem
 
-    return getitem(x, (slice(None),) * (axis % x.ndim) + (slice(start, start + length),))
+    axis = normalize_axis(axis, x.ndim)
+    if not 0 <= start <= start + length <= x.shape[axis]:
+        raise ValueError(f"narrow: {start}..{start + length} is not within axis {axis} of shape {tuple(x.shape)}")
+    return getitem(x, (slice(None),) * axis + (slice(start, start + length),))
 
 
 def split(x, sizes, axis=0):
     """``x`` cut along ``axis`` into pieces of ``sizes`` (a list that adds up, or one int for equal pieces; the last may
     be shorter)."""
-    n = x.shape[axis]
+    n = x.shape[normalize_axis(axis, x.ndim)]
     if isinstance(sizes, int):
         if sizes <= 0:
             raise ValueError(f"split: piece size must be positive, got {sizes}")
@@ -170,7 +177,9 @@ def split(x, sizes, axis=0):
 
 def chunk(x, chunks, axis=0):
     """``x`` cut along ``axis`` into at most ``chunks`` pieces of equal size (the last may be smaller)."""
-    return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
+    if chunks < 1:
+        raise ValueError(f"chunk: expected at least one piece, got {chunks}")
+    return split(x, max(1, -(-x.shape[normalize_axis(axis, x.ndim)] // chunks)), axis)
 
 
 @primitive
@@ -224,7 +233,9 @@ roll.defvjp(x=lambda g, shift, axis: roll(g, shift=_minus(shift), axis=axis))
 
 def repeat(x, repeats: int, axis: int):
     """Each element repeated ``repeats`` times along ``axis`` (NumPy's ``repeat``, PyTorch's ``repeat_interleave``)."""
-    at = axis % x.ndim
+    if repeats < 0:
+        raise ValueError(f"repeat: repeats must not be negative, got {repeats}")
+    at = normalize_axis(axis, x.ndim)
     wide = expand(unsqueeze(x, axis=at + 1), (*x.shape[: at + 1], repeats, *x.shape[at + 1 :]))
     return reshape(wide, shape=(*x.shape[:at], x.shape[at] * repeats, *x.shape[at + 1 :]))
 

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = made.trained_model()
     for path in arguments.images:
         with no_grad():
-            scores = nn.functional.softmax(model(as_tensor(recipe.prepare(path))), axis=1)
+            scores = nn.functional.softmax(model(as_tensor(recipe.read_image(path))), axis=1)
         p = np.asarray(scores)[0]
         best = np.argsort(-p)[: arguments.top]
         print(f"{path}: " + ", ".join(f"{recipe.classes[i]} {100 * p[i]:.1f} %" for i in best))

@@ -149,7 +149,7 @@ class ImageRecipe(Recipe):
     std: tuple[float, ...]
     light_on_dark = True
 
-    def prepare(self, path: str | Path) -> np.ndarray:
+    def read_image(self, path: str | Path) -> np.ndarray:
         """An image file as the model's input, (1, C, H, W) float32."""
         from minidl.data import Compose, Normalize, Resize, ToArray
         from minidl.data.folder import decode_image

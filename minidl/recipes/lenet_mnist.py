@@ -1,8 +1,8 @@
 """LeNet-5 on MNIST.
 
 Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document recognition", 1998: 0.95 %
-test error without distorted images (figure 9). The model is :class:`minidl.models.LeNet5`. The test images are looked at
-after every epoch, but decide nothing: the last weights count.
+test error without distorted images (figure 9). The model is :class:`minidl.models.LeNet5`. The test images are looked
+at after every epoch, but decide nothing: the last weights count.
 """
 
 from minidl import nn, optim

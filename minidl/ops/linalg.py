@@ -7,6 +7,7 @@ functions of all of the matrix, so a symmetric input gets a symmetric gradient.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from minidl.backend.registry import namespace
 from minidl.ops.elementwise import abs as absolute
-from minidl.ops.elementwise import astype, div, ones_like, sign, square, sum_to, where
+from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where
 from minidl.ops.primitive import describe, primitive
+from minidl.ops.reduction import any as any_
 from minidl.ops.reduction import max as amax
 from minidl.ops.reduction import min as amin
 from minidl.ops.reduction import normalize_axes, restore
@@ -26,8 +28,12 @@ from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
 @primitive(promote="same")
 def matmul(x, y):
     """Matrix product over the last two axes, broadcast over the others; 1-d inputs are vectors (NumPy's ``@``)."""
+    xp = namespace(x, y)
     try:
-        return namespace(x, y).matmul(x, y)
+        if xp is np and y.ndim == 2 and x.ndim > 2 and x.flags.c_contiguous and x.size:
+            # one large product: NumPy would run a batch of small ones
+            return (x.reshape(-1, x.shape[-1]) @ y).reshape(*x.shape[:-1], y.shape[1])
+        return xp.matmul(x, y)
     except ValueError as error:
         raise ValueError(
             f"matmul: shapes do not fit: {describe(x)} @ {describe(y)}; expected (..., n, k) @ (..., k, m)"
@@ -51,7 +57,8 @@ def _matmul_grad_y(g, x, y, y_shape):
         return sum_to((swapaxes(x, -1, -2) @ g[..., None])[..., 0], shape=y_shape)
     if y.ndim == 2 and x.ndim > 2:
         # one large product instead of a batch of small ones that are then added up
-        return swapaxes(x.reshape(-1, x.shape[-1]), 0, 1) @ g.reshape(-1, g.shape[-1])
+        rows = math.prod(x.shape[:-1])
+        return swapaxes(x.reshape((rows, x.shape[-1])), 0, 1) @ g.reshape((rows, g.shape[-1]))
     return sum_to(swapaxes(x, -1, -2) @ g, shape=y_shape)
 
 
@@ -296,8 +303,8 @@ def eigh(x):
     """Eigenvalues in ascending order, (..., n), and eigenvectors as columns, (..., n, n), of symmetric matrices (only
     the lower triangle is looked at).
 
-    The gradient is defined for functions that do not depend on the eigenvectors' signs, nor on the choice of vectors
-    where eigenvalues coincide.
+    The gradient is defined for functions that do not depend on the eigenvectors' signs. Where eigenvalues coincide it
+    is NaN if eigenvectors are used at all.
     """
     return tuple(_linalg("eigh", "eigh", x))
 
@@ -306,17 +313,19 @@ def _skew(x):
     return x - mT(x)
 
 
-def _inverse_gaps(s):
-    """1 / (s_j - s_i), and 0 where they are equal."""
-    gaps = s[..., None, :] - s[..., :, None]
-    return where(gaps == 0, 0.0, div(1.0, where(gaps == 0, ones_like(gaps), gaps)))
+def _over_gaps(x, values, *vector_grads):
+    """x_ij / (values_j - values_i), with zeros on the diagonal; zeros all over where no vector has a gradient."""
+    gaps = values[..., None, :] - values[..., :, None]
+    quotient = div(x, where(np.eye(values.shape[-1], dtype=bool), 1.0, gaps))
+    used = [any_(g != 0, axis=(-2, -1), keepdims=True) for g in vector_grads]
+    return where(functools.reduce(logical_or, used), quotient, 0.0)
 
 
 @eigh.defvjp_all
 def _eigh_grad(g, needs, out):
     """V (diag(dw) + skew(V^T dV) / 2 / (w_j - w_i)) V^T."""
     (gw, gv), (w, v) = g, out
-    inner = diag_embed(gw) + 0.5 * _skew(mT(v) @ gv) * _inverse_gaps(w)
+    inner = diag_embed(gw) + _over_gaps(0.5 * _skew(mT(v) @ gv), w, gv)
     return (v @ inner @ mT(v),)
 
 
@@ -325,8 +334,8 @@ def svd(x):
     """``(U, S, Vh)`` with x = U diag(S) Vh, reduced: for (..., m, n) and k = min(m, n) the shapes are (..., m, k),
     (..., k) and (..., k, n); S descends.
 
-    The gradient is defined for functions that do not depend on the signs of the singular vectors, nor on their choice
-    where singular values coincide.
+    The gradient is defined for functions that do not depend on the signs of the singular vectors. Where singular values
+    coincide it is NaN if singular vectors are used at all.
     """
     return tuple(_linalg("svd", "svd", x, full_matrices=False))
 
@@ -338,7 +347,7 @@ def _svd_grad(g, needs, out):
     row, column = s[..., None, :], s[..., :, None]
     ut_gu = _skew(mT(u) @ gu)
     vt_gv = _skew(vh @ mT(gvh))
-    inner = diag_embed(gs) + (ut_gu * row + column * vt_gv) * _inverse_gaps(square(s))
+    inner = diag_embed(gs) + _over_gaps(ut_gu * row + column * vt_gv, square(s), gu, gvh)
     grad = u @ inner @ vh
     # the parts of gu and gvh outside the spaces that U and V span
     if m > k:

@@ -33,15 +33,17 @@ def linear(x, weight, bias=None):
 @linear.defvjp_all
 def _linear_grad(g, needs, x, weight, bias_shape):
     """dL/dX = G W, dL/dW = Gᵀ X with all leading axes as rows, dL/db = sum of G's rows."""
-    grads = [g @ weight if needs[0] else None, None, None]
-    if needs[1] or needs[2]:
-        count = math.prod(g.shape[:-1])
-        rows = g.reshape((count, g.shape[-1])) if g.ndim != 2 else g
-        if needs[1]:
-            inputs = x.reshape((count, x.shape[-1])) if x.ndim != 2 else x
-            grads[1] = rows.T @ inputs
-        if needs[2]:
-            grads[2] = rows.sum(axis=0)
+    grads = [None, None, None]
+    rows = g if g.ndim == 2 else g.reshape((math.prod(g.shape[:-1]), g.shape[-1]))
+    if needs[0]:
+        grads[0] = rows @ weight
+        if g.ndim != 2:
+            grads[0] = grads[0].reshape((*g.shape[:-1], weight.shape[1]))
+    if needs[1]:
+        inputs = x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+        grads[1] = rows.T @ inputs
+    if needs[2]:
+        grads[2] = rows.sum(axis=0)
     return grads
 
 

@@ -205,6 +205,10 @@ class CompiledProgram:
         name = step.prim.name
         live = any(isinstance(x, Live) for x in [*inputs, *step.params.values()])
         if name == "matmul" and inputs[0].dtype == inputs[1].dtype:
+            x, y = inputs
+            if y.ndim == 2 and x.ndim > 2 and x.flags.c_contiguous and outs[0].flags.c_contiguous and x.size:
+                # one large product: NumPy would run a batch of small ones
+                inputs, outs = [x.reshape(-1, x.shape[-1]), y], [outs[0].reshape(-1, y.shape[1])]
             self.calls.append(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
             return
         if name == "sum":

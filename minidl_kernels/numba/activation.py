@@ -21,9 +21,9 @@ def _softmax_rows(x, out, start, stop):
             top = nan_max(top, x[i, j])
         total = x.dtype.type(0)
         for j in range(x.shape[1]):
-            e = exp(x[i, j] - top)
-            out[i, j] = e
-            total = add_any_order(total, e)
+            out[i, j] = exp(x[i, j] - top)
+        for j in range(x.shape[1]):
+            total = add_any_order(total, out[i, j])
         scale = one / total
         for j in range(x.shape[1]):
             out[i, j] *= scale

@@ -9,12 +9,15 @@ import numpy as np
 
 #: Compiler options. Contraction to fused multiply-add and unsigned zeros are all that is allowed of fast mathematics:
 #: NaN and infinity count. Loops that sum say so themselves, with :func:`minidl_kernels.numba.vecmath.add_any_order`.
+#: Such a loop must store nothing: LLVM would make two versions of it, to be used by whether the arrays overlap as far as
+#: it can tell, with the sum in different orders, and results would depend on where the arrays lie.
 SERIAL = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 PARALLEL = {**SERIAL, "parallel": True}
 
-#: Elements below which starting threads costs more than they save. Work is cut into pieces of this size; the cuts do
-#: not depend on the number of threads, so neither do the results.
+#: Elements below which starting threads costs more than they save.
 PARALLEL_FROM = 1 << 15
+#: Elements in a piece of work. The cuts do not depend on the number of threads, so neither do the results.
+PIECE = 1 << 13
 
 FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
@@ -33,8 +36,8 @@ def plain(first: Any, *others: Any) -> bool:
 
 
 def pieces(size: int, most: int) -> int:
-    """How many pieces of about ``PARALLEL_FROM`` elements ``size`` elements are cut into, at most ``most``."""
-    return max(1, min(most, size // PARALLEL_FROM))
+    """How many pieces of about ``PIECE`` elements ``size`` elements are cut into, at most ``most``."""
+    return max(1, min(most, size // PIECE))
 
 
 def over_rows(serial: Callable[..., Any], parallel: Callable[..., Any], size: int, rows: int, *arguments: Any) -> None:

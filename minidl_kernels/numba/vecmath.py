@@ -21,7 +21,8 @@ from numba.extending import intrinsic, overload
 
 # Reassociation would undo the two-part reductions below; contraction to fused multiply-add only makes them better.
 FLAGS = {"contract", "nsz"}
-_inlined = njit(inline="always", fastmath=FLAGS)
+_OPTIONS = {"forceinline": True, "fastmath": FLAGS, "error_model": "numpy"}
+_inlined = njit(**_OPTIONS)
 
 
 @intrinsic
@@ -323,7 +324,7 @@ def _generic(name: str):
         function = FUNCTIONS[name, "f" if x == types.float32 else "d"]
         return lambda x: function(x)
 
-    overload(stub, inline="always")(choose)
+    overload(stub, jit_options=_OPTIONS)(choose)
     return stub
 
 

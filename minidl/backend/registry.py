@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -101,8 +100,10 @@ class _State:
     on_change: list[Callable[[], None]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
+        changed = getattr(self, name, None) is not value
         object.__setattr__(self, name, value)
-        _changed()
+        if changed:
+            _changed()
 
 
 def _changed() -> None:
@@ -129,7 +130,9 @@ def register(backend: Backend) -> Backend:
 state.active = register(Backend())
 
 
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+def _entry_points() -> dict[str, Any]:
+    import importlib.metadata  # slow to import, and needed only when another backend than numpy is asked for
+
     return {ep.name: ep for ep in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 

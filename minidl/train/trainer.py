@@ -172,9 +172,9 @@ class Trainer:
                 # Folded, so that dropout does not draw the very numbers that made the initial weights.
                 state = minidl.random.Generator(self.seed).fold_in(0x747261696E).get_state()
                 minidl.random.default_generator().set_state(state)
+            self.should_stop = False
         last_epoch = math.inf if epochs is None else self._started_at[0] + epochs
         last_step = math.inf if max_steps is None else self._started_at[1] + max_steps
-        self.should_stop = False
         self.model.train()
         with self._catch_interrupts(), self._showing():
             self._call("on_fit_begin")
@@ -207,6 +207,8 @@ class Trainer:
                 if self.step >= last_step or self.should_stop:
                     break
         self.display.end()
+        if not self._batches:
+            raise ValueError("fit: the training data gave no batches; is it an iterator, which can be used only once?")
         if not self._trained and hasattr(train_loader, "set_epoch"):  # cut short: the next epoch is a new one
             train_loader.set_epoch(train_loader.epoch + 1)
         self._trained = True
@@ -392,6 +394,7 @@ class Trainer:
             "seconds": self._seconds,
             "started_at": self._started_at,
             "rates": self.rates,
+            "should_stop": self.should_stop,
             "history": self.history,
             "metrics": {name: metric.state_dict() for name, metric in _numbered(self._running).items()},
             "carried": self._state,
@@ -436,7 +439,7 @@ class Trainer:
         self._mid_epoch, self._trained = training["mid_epoch"], training["trained"]
         self._batches = training["batches"]
         self._seconds, self._started_at = training["seconds"], tuple(training["started_at"])
-        self.rates = training["rates"]
+        self.rates, self.should_stop = training["rates"], training["should_stop"]
         self.history, self._state = training["history"], _map(as_tensor, training["carried"])
         _set_random_state(training["random"])
 
@@ -468,7 +471,6 @@ class Trainer:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
-            self.display.message("Stopping after this step; Ctrl-C again stops at once.")
 
         before = signal.signal(signal.SIGINT, note)
         try:

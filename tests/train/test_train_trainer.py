@@ -230,6 +230,9 @@ def test_early_stopping_resumes(tmp_path):
     resumed = make(tmp_path, callbacks=[stopper()])
     resumed.fit(loader(), loader(shuffle=False), epochs=9, resume=True)
     assert_same(uninterrupted, resumed)
+    again = make(tmp_path, callbacks=[stopper()])
+    again.fit(loader(), loader(shuffle=False), epochs=9, resume=True)  # it had stopped, and stays so
+    assert_same(uninterrupted, again)
 
 
 def test_fit_goes_on_with_more_epochs():
@@ -500,3 +503,5 @@ def test_bad_arguments():
         make().fit(loader())
     with pytest.raises(ValueError, match="no run_dir"):
         make().save_checkpoint()
+    with pytest.raises(ValueError, match="gave no batches; is it an iterator"):
+        make().fit(iter(loader()), epochs=2)

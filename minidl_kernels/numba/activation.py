@@ -113,9 +113,7 @@ def _backward(name: str, serial: Any, parallel: Any) -> None:
     def run(g: np.ndarray, y: np.ndarray, *, axis: int, out: Any = None) -> np.ndarray:
         result = np.empty(g.shape, g.dtype) if out is None else out[0]
         n = g.shape[-1]
-        over_rows(
-            serial, parallel, g.size, g.size // n, g.reshape(-1, n), y.reshape(-1, n), result.reshape(-1, n)
-        )
+        over_rows(serial, parallel, g.size, g.size // n, g.reshape(-1, n), y.reshape(-1, n), result.reshape(-1, n))
         return result
 
     run.__name__ = name

@@ -9,8 +9,8 @@ import numpy as np
 
 #: Compiler options. Contraction to fused multiply-add and unsigned zeros are all that is allowed of fast mathematics:
 #: NaN and infinity count. Loops that sum say so themselves, with :func:`minidl_kernels.numba.vecmath.add_any_order`.
-#: Such a loop must store nothing: LLVM would make two versions of it, to be used by whether the arrays overlap as far as
-#: it can tell, with the sum in different orders, and results would depend on where the arrays lie.
+#: Such a loop must store nothing: LLVM would make two versions of it, with the sum in different orders, one for when
+#: the arrays may overlap as far as it can tell, and results would depend on where the arrays lie.
 SERIAL = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 PARALLEL = {**SERIAL, "parallel": True}
 

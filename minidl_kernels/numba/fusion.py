@@ -34,8 +34,9 @@ _HEADER = f"""# with vecmath {_VECMATH}
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import carray, cfunc, njit, prange, types
 
+from minidl_kernels.numba.tape import number, pointer, word
 from minidl_kernels.numba.vecmath import (
     erf32, erf64, exp32, exp64, gelu_slope32, gelu_slope64, gelu_tanh_slope32, gelu_tanh_slope64, log32, log64,
     normal_cdf32, normal_cdf64, sigmoid32, sigmoid64, silu_slope32, silu_slope64, tanh32, tanh64,
@@ -127,14 +128,17 @@ class FusedKernel:
         self.inputs = list(loads.values())
         self.shape = outputs[0].shape
 
-    def compile(self, arrays: list[Any], outs: list[np.ndarray]) -> tuple[Any, list[Any]]:
-        """``(function, its arguments)`` for these very arrays; a Live input's argument is left as it is."""
+    def compile(self, arrays: list[Any], outs: list[np.ndarray]) -> tuple[ModuleType, list[Any]]:
+        """``(module, arguments)`` for these very arrays; a Live input's argument is left as it is.
+
+        The module has the loop as ``kernel(*arguments)`` and as ``entry``, for a tape.
+        """
         # an input of fewer axes or of length one is repeated: stride 0
         seen = [a if isinstance(a, Live) else np.broadcast_to(a, self.shape) for a in arrays]
         loops, strides = _collapse(self.shape, [a for a in seen if not isinstance(a, Live)] + outs)
         source = self._source(loops, strides)
         arguments = [a if isinstance(a, Live) else _flat(a) for a in arrays] + [_flat(o) for o in outs]
-        return load_source(source).kernel, arguments
+        return load_source(source), arguments
 
     def _source(self, loops: list[int], strides: list[list[int]]) -> str:
         total = math.prod(loops)
@@ -171,10 +175,22 @@ class FusedKernel:
         order: dict[str, str] = {}
         lines = _loop_nest(loops, parallel, body)
         text = f"def kernel({', '.join(args)}):\n" + "\n".join("    " + line for line in lines) + "\n"
-
         text = re.sub(r"\bv\d+\b", lambda m: order.setdefault(m.group(), f"x{len(order)}"), text)
         options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
-        return f"{_HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}"
+        operands, at_word = [], 0
+        for x in [*self.inputs, *self.outputs]:
+            if isinstance(x, Live):
+                operands.append(f"number(p, {at_word})")
+                at_word += 1
+            else:
+                kind = NUMBA_TYPES[x.dtype.char]
+                operands.append(f"carray(pointer(word(p, {at_word})), (word(p, {at_word + 1}),), {kind})")
+                at_word += 2
+        entry = "\n".join(f"        {o}," for o in operands)
+        return (
+            f"{_HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}\n\n"
+            f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
+        )
 
 
 def _collapse(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[list[int], list[list[int]]]:

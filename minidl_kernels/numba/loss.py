@@ -1,4 +1,4 @@
-"""Cross-entropy with class indices, (N, C) and (C,): a row of logits is read once for its loss, once for its gradient."""
+"""Cross-entropy with class indices, for logits (N, C) and (C,): a row at a time, while it is in the cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NO_WEIGHT = {np.dtype(d): np.empty(0, d) for d in (np.float32, np.float64)}
 
 @njit(**SERIAL)
 def _in_range(target, classes, ignore):
+    wrong = 0
     for i in range(target.size):
-        if target[i] != ignore and (target[i] < 0 or target[i] >= classes):
-            return False
-    return True
+        wrong += target[i] != ignore and (target[i] < 0 or target[i] >= classes)
+    return wrong == 0
 
 
 @njit(**SERIAL)
@@ -32,7 +32,7 @@ def _class_and_weight(t, weight, ignore, zero):
 
 @njit(**SERIAL)
 def _loss_rows(x, target, weight, smoothing, ignore, top, logsum, loss, start, stop):
-    zero, one = x.dtype.type(0), x.dtype.type(1)
+    zero = x.dtype.type(0)
     for i in range(start, stop):
         largest = x[i, 0]
         for j in range(x.shape[1]):

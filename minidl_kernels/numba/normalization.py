@@ -1,8 +1,8 @@
 """Layer, root-mean-square, group and batch normalization, forward and backward.
 
 Each row (or group, or channel) is read for its mean, again for its variance about that mean, and once more to be
-written, while it is in the cache. Sums for weights and biases, which run over rows, are kept per piece of work and added
-up in order, so that they do not depend on the number of threads.
+written, while it is in the cache. Sums for weights and biases, which run over rows, are kept per piece of work and
+added up in order, so that they do not depend on the number of threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A captured program made fast for the CPU: fused loops, BLAS into planned buffers, nothing allocated at replay.
 
 Values get fixed arrays once (``_bind``), views of them are taken once, and what is left to do at a replay is a list of
-calls on those arrays. Memory is planned as registers are: a buffer whose value is dead serves the next one.
+calls on those arrays. Fused loops and matrix products that follow each other are one such call: a tape that compiled
+code walks. Memory is planned as registers are: a buffer whose value is dead serves the next one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from minidl.backend.live import Live
 from minidl.backend.registry import state
 from minidl.compiler.program import Program, Step, Value
 from minidl_kernels.numba.fusion import FusedKernel, group_steps
+from minidl_kernels.numba.tape import Tape, run
 
 #: primitives whose result can be a view of their first input
 VIEWS = {"reshape", "permute", "broadcast_to", "getitem", "positive", "contiguous", "sum_to"}
@@ -34,6 +36,7 @@ class CompiledProgram:
         self.live: dict[int, Live] = {}
         self.bound: list[tuple[Value, Any]] = []
         self.calls: list[Callable[[], Any]] | None = None
+        self.kept: list[Tape] = []
         self.pool_bytes = 0
 
     def __call__(self, inputs: list) -> list:
@@ -45,6 +48,8 @@ class CompiledProgram:
             numbers = self.numbers
             for key, number in self.live.items():
                 numbers[key] = number.read()
+            for words, place, key in self.live_words:
+                words[place] = numbers[key]
         for call in self.calls:
             call()
         return [a.copy() for a in self.result_arrays]
@@ -115,6 +120,8 @@ class CompiledProgram:
     def _bind(self) -> None:
         """Give every value its array and make the list of calls."""
         self.calls = []
+        self.tape, self.kept = Tape(), []
+        self.live_words: list[tuple[np.ndarray, int, int]] = []
         self.numbers: dict[int, Any] = {}
         self.live = {}
         arrays: dict[int, np.ndarray] = {}
@@ -150,6 +157,7 @@ class CompiledProgram:
                     self._bind_step(step, arrays)
             for number in [n for n in homes if last.get(n, -1) <= i]:
                 pool.give(homes.pop(number))
+        self._end_tape()
         waiting = []
         for target, value in program.updates:
             source, destination = arrays[value.number], arrays[target.number]
@@ -183,21 +191,28 @@ class CompiledProgram:
         self.live.setdefault(id(x), x)
         return id(x)
 
+    def _call(self, call: Callable[[], Any]) -> None:
+        """The next thing to do is ``call()``, in Python."""
+        self._end_tape()
+        self.calls.append(call)
+
+    def _end_tape(self) -> None:
+        """What is on the tape becomes one call."""
+        if len(self.tape):
+            functions, places, block = self.tape.freeze()
+            self.calls.append(functools.partial(run, functions, places, block))
+            numbers = block.view(np.float64)
+            self.live_words += [(numbers, place, key) for place, key in self.tape.live]
+            self.kept.append(self.tape)
+            self.tape = Tape()
+
     def _bind_fused(self, item: FusedKernel, arrays: dict[int, Any], outs: list[np.ndarray]) -> None:
         if outs[0].size == 0:
             return
         sources = [x if isinstance(x, Live) else arrays[x.number] for x in item.inputs]
-        function, arguments = item.compile(sources, outs)
-        if any(isinstance(a, Live) for a in arguments):
-            keys = [self._number(a) if isinstance(a, Live) else None for a in arguments]
-            numbers = self.numbers
-
-            def call() -> None:
-                function(*[a if k is None else float(numbers[k]) for a, k in zip(arguments, keys)])
-
-            self.calls.append(call)
-        else:
-            self.calls.append(functools.partial(function, *arguments))
+        module, arguments = item.compile(sources, outs)
+        operands = [("live", self._number(a)) if isinstance(a, Live) else a for a in arguments]
+        self.tape.add_kernel(module.entry.address, operands)
 
     def _bind_step(self, step: Step, arrays: dict[int, Any]) -> None:
         outs = [arrays[v.number] for v in step.outputs]
@@ -209,14 +224,15 @@ class CompiledProgram:
             if y.ndim == 2 and x.ndim > 2 and x.flags.c_contiguous and outs[0].flags.c_contiguous and x.size:
                 # one large product: NumPy would run a batch of small ones
                 inputs, outs = [x.reshape(-1, x.shape[-1]), y], [outs[0].reshape(-1, y.shape[1])]
-            self.calls.append(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
+            if not self.tape.add_matmul(inputs[0], inputs[1], outs[0]):
+                self._call(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
             return
         if name == "sum":
             axis, keepdims = step.params.get("axis"), step.params.get("keepdims", False)
-            self.calls.append(functools.partial(np.sum, inputs[0], axis, None, outs[0], keepdims))
+            self._call(functools.partial(np.sum, inputs[0], axis, None, outs[0], keepdims))
             return
         if name in ("reshape", "contiguous") and outs[0].size == inputs[0].size:
-            self.calls.append(functools.partial(np.copyto, outs[0].reshape(inputs[0].shape), inputs[0]))
+            self._call(functools.partial(np.copyto, outs[0].reshape(inputs[0].shape), inputs[0]))
             return
         function, takes_out = _implementation(step, inputs)
         if live:
@@ -232,7 +248,7 @@ class CompiledProgram:
             extra = {"out": tuple(outs)} if takes_out else {}
             call = functools.partial(function, *inputs, **step.params, **extra)
         if takes_out:
-            self.calls.append(call)
+            self._call(call)
             return
 
         def call_and_copy() -> None:
@@ -241,7 +257,7 @@ class CompiledProgram:
                 if array is not out:
                     out[...] = array
 
-        self.calls.append(call_and_copy)
+        self._call(call_and_copy)
 
 
 def _implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]:

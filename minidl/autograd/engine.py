@@ -29,6 +29,8 @@ class _Mode(threading.local):
     anomaly = False
     #: called as observer(prim, args, params, out) after every call with Tensors (tracing, summaries, capture)
     observer: Callable[..., None] | None = None
+    #: called as visitor(node, gradient) before a node's gradient rule runs (tracing)
+    visitor: Callable[..., None] | None = None
     #: collects the nodes made inside :func:`checkpoint`
     nodes: list | None = None
     #: run gradient rules on Tensors even without create_graph, so that an observer sees their operations
@@ -449,6 +451,8 @@ def backward(
                     continue
             g = slots[0] if node.specs is None else _fill_zeros(slots, node.specs, on_tensors, tensor_type)
             edges = node.edges
+            if mode.visitor is not None:
+                mode.visitor(node, g)
             for i, gi in enumerate(node.vjp(g, on_tensors, tensor_type)):
                 if gi is None or edges[i] is None:
                     continue

@@ -477,6 +477,12 @@ class Module:
 
     # Printing
 
+    def summary(self, *inputs: Any, dtype: Any = None) -> Any:
+        """A table of layers, output shapes, parameters, FLOPs and memory: see :func:`minidl.nn.summary.summary`."""
+        from minidl.nn.summary import summary
+
+        return summary(self, *inputs, dtype=dtype)
+
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses of a module: its settings."""
         return ""

@@ -88,7 +88,7 @@ class CNNCIFAR10(ImageRecipe):
         )
 
     def prepare(self, model, loader):
-        images = Normalize(self.mean, self.std)(loader.dataset.images[:5000])
+        images = Normalize(self.mean, self.std).batch(loader.dataset.images[:5000], None)
         filters = whitening_filters(images)
         model.whiten.weight.assign_(np.concatenate([filters, -filters]))
 

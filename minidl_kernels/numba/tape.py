@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
 
 _WORD = ir.IntType(64)
@@ -124,6 +124,8 @@ class Tape:
     """Collects calls; ``freeze()`` gives what :func:`run` takes. Arrays are kept alive by the tape."""
 
     def __init__(self) -> None:
+        # Starts Numba's threads: a kernel from the disk cache that is called by address does not do so itself.
+        get_num_threads()
         self.functions: list[int] = []
         self.places: list[int] = []
         self.words: list[Any] = []

@@ -45,7 +45,7 @@ def apply(prim: Primitive, args: tuple, params: dict) -> Any:
         if needs and out.dtype.kind in "fcV":
             result._node = Node(prim, args, params, needs, out)
             result.requires_grad = True
-        if type(out) is _ndarray and out.base is not None:
+        if isinstance(out, _ndarray) and out.base is not None:
             _link_view(result, args)
     if mode.special:
         _attend(prim, args, params, result)
@@ -131,10 +131,16 @@ def _as_device_array(out: Any) -> Any:
     return np.asarray(out) if isinstance(out, (np.generic, int, float, bool, complex)) else out
 
 
+def _base_array(array: Any) -> Any:
+    """A plain ndarray on the memory of one that may be a subclass, as arrays are while a step is captured."""
+    return array if type(array) is _ndarray else array.view(_ndarray)
+
+
 def _link_view(result: Tensor, args: tuple) -> None:
     """Views share a version counter with the tensor whose memory they show."""
+    out = _base_array(result.data)
     for a in args:
-        if isinstance(a, Tensor) and type(a.data) is _ndarray and np.may_share_memory(result.data, a.data):
+        if isinstance(a, Tensor) and isinstance(a.data, _ndarray) and np.may_share_memory(out, _base_array(a.data)):
             base = result._base = a if a._base is None else a._base
             if not (base.requires_grad and base._node is None):
                 base._note_view(result)
@@ -395,7 +401,7 @@ class Tensor(Traced):
         array = value.data if isinstance(value, Tensor) else value
         if state.tracer is not None:
             state.tracer.assign(self, array)
-        if type(self.data) is _ndarray:
+        if isinstance(self.data, _ndarray):
             self.data[...] = to_numpy(array)
         else:
             backend = backend_of(self.data)
@@ -427,7 +433,7 @@ class Tensor(Traced):
         array = new.data
         if state.tracer is not None:
             state.tracer.assign(self, array)
-        if type(self.data) is _ndarray:
+        if isinstance(self.data, _ndarray):
             self.data[...] = array
         else:
             self.data = array.astype(self.dtype)
@@ -894,6 +900,8 @@ def _plain_index(index: Any) -> Any:
 
 def _make_array(data: Any, dtype: Any, backend: Any, device: str | None) -> Any:
     """An array of ``backend`` from anything array-like; Python floats take the default dtype."""
+    if state.tracer is not None and dtype is None and device is None and state.tracer.knows(data):
+        return data
     if isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
         data = [x.detach().numpy() if isinstance(x, Tensor) else x for x in data]
     if isinstance(data, (_ndarray, np.generic)) or not hasattr(data, "dtype"):

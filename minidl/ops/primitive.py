@@ -149,7 +149,7 @@ class Primitive:
     def run(self, arrays: Any, params: dict) -> Any:
         """Compute on plain arrays, by the kernel of the arrays' backend that accepts the call, else the reference."""
         if state.tracer is not None:
-            return state.tracer.run(self, arrays, params, lambda: self._run(arrays, params))
+            return state.tracer.run(self, arrays, params, self._run)
         return self._run(arrays, params)
 
     def _run(self, arrays: Any, params: dict) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
+from minidl.backend.live import capturing
 from minidl.tensor import Tensor
 
 
@@ -28,7 +29,7 @@ def _replace(owners: list[Tensor], function: Callable[..., Any]) -> None:
         grad = p.grad
         if id(grad) not in done:
             array = function(grad.data)
-            if type(grad.data) is np.ndarray and grad.data.flags.writeable and grad.is_leaf:
+            if isinstance(grad.data, np.ndarray) and grad.data.flags.writeable and grad.is_leaf:
                 done[id(grad)] = grad, grad.assign_(array)
             else:
                 done[id(grad)] = grad, Tensor(array)
@@ -80,8 +81,8 @@ def clip_grad_norm_(
     total = get_total_norm([p.grad for p in owners], norm_type, error_if_nonfinite)
     if not owners:
         return total
-    factor = ops.minimum(float(max_norm) / (total.data + 1e-6), 1.0)
-    if not (isinstance(factor, (np.ndarray, np.generic)) and factor >= 1):
+    factor = ops.minimum(ops.div(float(max_norm), ops.add(total.data, 1e-6)), 1.0)
+    if capturing() or not (isinstance(factor, (np.ndarray, np.generic)) and factor >= 1):
         _replace(owners, lambda g: ops.mul(g, ops.astype(factor, dtype=g.dtype)))
     return total
 

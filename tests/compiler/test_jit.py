@@ -283,6 +283,59 @@ def test_a_view_taken_behind_the_back_is_refused(backend):
         minidl.jit(f)(np.ones(3, np.float32))
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda y: Tensor(np.exp(y.data)),
+        lambda y: Tensor(y.data + 1),
+        lambda y: Tensor(np.concatenate([y.data, y.data])),
+        lambda y: Tensor(y.data.copy()) * 2,
+        lambda y: Tensor(y.data.sum()),
+    ],
+)
+def test_numpy_behind_the_back_is_refused(backend, compute):
+    for make in (lambda x: x * 2, lambda x: x):  # of a result, and of an argument
+        with pytest.raises(
+            CaptureError, match=r"jit: .*(constant of the captured program|outside minidl's operations)"
+        ):
+            minidl.jit(lambda x, make=make: compute(make(x)) + 1)(np.ones(3, np.float32))
+
+
+def test_nothing_traced_outlives_the_capture(backend):
+    model = nn.Linear(3, 2)
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    _, step = classifier(model, optimizer)
+    x, y = labelled(4, (3,), 2)[0]
+    loss = minidl.jit(step)(x, y)
+    arrays = [
+        x.data,
+        y.data,
+        loss.data,
+        *(p.data for p in model.parameters()),
+        *(p.grad.data for p in model.parameters()),
+    ]
+    arrays += [a for s in optimizer.state.values() for k, a in s.items() if k != "step"]
+    assert all(type(a) is np.ndarray for a in arrays)
+
+
+def test_gradient_clipping(backend):
+    def make():
+        model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 5))
+        optimizer = optim.SGD(model.parameters(), lr=1.0)
+
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = ops.cross_entropy(model(x), y)
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            return loss
+
+        return model, step
+
+    assert_same(trajectories(make, labelled(8, (20,), 5)))
+
+
 def test_unhashable_argument(backend):
     with pytest.raises(TypeError, match="hashable"):
         minidl.jit(lambda x, s: x)(np.ones(2, np.float32), {1, 2})

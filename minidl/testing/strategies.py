@@ -464,12 +464,17 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list, dict]] = []
 
-    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[], Any]) -> Any:
+    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, dict], Any]) -> Any:
         self.calls.append((prim.name, list(arrays), dict(params)))
-        return compute()
+        return compute(arrays, params)
 
-    def leak(self, what: str) -> None:
-        """What jit has to refuse, values taken out of the graph, does not matter here."""
+    def knows(self, array: Any) -> bool:
+        return False
+
+    def ignore(self, *what: Any) -> None:
+        """What jit has to look after, values taken out of the graph and put into it, does not matter here."""
+
+    leak = assign = replace = ignore
 
 
 @contextlib.contextmanager

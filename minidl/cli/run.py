@@ -71,7 +71,15 @@ class Run:
         self.config = self.recipe.configure(content["config"])
 
     @classmethod
-    def create(cls, recipe: str, settings: Mapping[str, Any], data: str | None, backend: str, out: str | None) -> Run:
+    def create(
+        cls,
+        recipe: str,
+        settings: Mapping[str, Any],
+        data: str | None,
+        backend: str,
+        out: str | None,
+        jit: bool = False,
+    ) -> Run:
         """A new run folder: ``out``, or the first of ``runs/RECIPE``, ``runs/RECIPE-2`` … that does not exist."""
         chosen = recipes.get(recipe)
         config = chosen.configure(settings)
@@ -85,6 +93,7 @@ class Run:
             "config": config,
             "data": None if data is None else os.path.abspath(data),
             "backend": backend,
+            "jit": jit,
             "versions": {
                 "minidl": minidl.__version__, "numpy": np.__version__, "python": platform.python_version(),
             },
@@ -113,7 +122,8 @@ class Run:
         display = Logged(choose(not quiet), folder / "log.txt")
         began = time.monotonic()
         trainer, train_loader, eval_loader = self.build(
-            run_dir=folder, progress=display, checkpoint_steps=self.recipe.checkpoint_steps
+            run_dir=folder, progress=display, checkpoint_steps=self.recipe.checkpoint_steps,
+            jit=self.content.get("jit", False),
         )
         folder.mkdir(parents=True, exist_ok=True)  # only now: a data set that is missing leaves nothing behind
         if not resume:

@@ -23,6 +23,7 @@ def register(subparsers) -> None:
         "--set", action="append", default=[], type=setting, metavar="KEY=VALUE", dest="settings",
         help="change a setting; may be repeated",
     )  # fmt: skip
+    p.add_argument("--jit", action="store_true", help="capture the training step once and replay it compiled")
     add_display(p)
     p.set_defaults(run=run)
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("epochs", "seed"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
-    made = Run.create(arguments.recipe, settings, arguments.data, backend, arguments.out)
+    made = Run.create(arguments.recipe, settings, arguments.data, backend, arguments.out, jit=arguments.jit)
     return finish(made, arguments)
 
 

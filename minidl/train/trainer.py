@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import minidl
 import minidl.random
 from minidl import serialization
 from minidl.autograd import no_grad
@@ -73,6 +74,8 @@ class Trainer:
         checkpoint_steps: also every so many optimizer steps.
         keep_checkpoints: how many to keep.
         on_nan: "raise" :class:`NonFiniteLossError` when the loss is not finite, or "ignore".
+        jit: capture the training step with :func:`minidl.jit` and replay it. A loss that is not finite is then noticed
+            after its update. Not with ``accumulate_steps``.
         progress: show progress: a live bar on a terminal, plain lines elsewhere.
 
     Attributes:
@@ -104,10 +107,13 @@ class Trainer:
         checkpoint_steps: int | None = None,
         keep_checkpoints: int = 2,
         on_nan: str = "raise",
+        jit: bool = False,
         progress: bool | display.Silent = True,
     ) -> None:
         if accumulate_steps < 1:
             raise ValueError(f"Trainer: accumulate_steps must be at least 1, got {accumulate_steps}")
+        if jit and accumulate_steps > 1:
+            raise ValueError("Trainer: jit=True captures one batch a step; accumulate_steps must be 1")
         if keep_checkpoints < 1:
             raise ValueError(f"Trainer: keep_checkpoints must be at least 1, got {keep_checkpoints}")
         if on_nan not in ("raise", "ignore"):
@@ -124,6 +130,7 @@ class Trainer:
         self.checkpoint_every, self.checkpoint_steps = checkpoint_every, checkpoint_steps
         self.keep_checkpoints = keep_checkpoints
         self.on_nan, self.display = on_nan, display.choose(progress)
+        self._captured = minidl.jit(self._whole_step) if jit else None
 
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = 0
@@ -253,33 +260,57 @@ class Trainer:
 
     def _train_step(self, group: list) -> None:
         """One optimizer step on a group of batches, mostly of one."""
-        self.optimizer.zero_grad()
-        samples = 0
-        for batch in group:
-            loss, output, target = self.compute(batch)
-            self._check_finite(loss)
-            n = len(target)
-            samples += n
-            if len(group) == 1:
-                loss.backward()
-            else:
-                (loss * n).backward()
-            self.batch_loss = loss.item()
-            self._running[0].update(self.batch_loss, n)
-            for metric in self.metrics:
-                metric.update(output, target)
-        if len(group) > 1:
-            for parameter in self._parameters():
-                if parameter.grad is not None:
-                    parameter.grad = parameter.grad * (1 / samples)
-        self._clip_gradients()
-        self.rates = self._rates()
-        self.optimizer.step()
+        if self._captured is not None:
+            self._replay_step(group[0])
+        else:
+            self.optimizer.zero_grad()
+            samples = 0
+            for batch in group:
+                loss, output, target = self.compute(batch)
+                self._check_finite(loss)
+                n = len(target)
+                samples += n
+                if len(group) == 1:
+                    loss.backward()
+                else:
+                    (loss * n).backward()
+                self._note(loss, output, target)
+            if len(group) > 1:
+                for parameter in self._parameters():
+                    if parameter.grad is not None:
+                        parameter.grad = parameter.grad * (1 / samples)
+            self._clip_gradients()
+            self.rates = self._rates()
+            self.optimizer.step()
         self.step += 1
         if self.scheduler_interval == "step":
             self.scheduler.step()
         if self.ema is not None:
             self.ema.update()
+
+    def _note(self, loss: Any, output: Any, target: Any) -> None:
+        """Take a batch's loss and metrics into the epoch's."""
+        self.batch_loss = loss.item()
+        self._running[0].update(self.batch_loss, len(target))
+        for metric in self.metrics:
+            metric.update(output, target)
+
+    def _replay_step(self, batch: Any) -> None:
+        """The same by way of ``minidl.jit``."""
+        self.rates = self._rates()
+        loss, output, self._state = self._captured(tuple(as_tensor(part) for part in batch), self._state)
+        self._check_finite(loss)
+        self._note(loss, output, as_tensor(batch[-1]))
+
+    def _whole_step(self, batch: Any, state: Any) -> tuple[Any, Any, Any]:
+        """What ``minidl.jit`` captures: everything from the batch to the update, with the carried state passed in."""
+        self._state = state
+        self.optimizer.zero_grad()
+        loss, output, _ = self.compute(batch)
+        loss.backward()
+        self._clip_gradients()
+        self.optimizer.step()
+        return loss, output, self._state
 
     def compute(self, batch: Any) -> tuple[Any, Any, Any]:
         """Loss (a Tensor with one element), output and target of a batch, in training and in evaluation."""

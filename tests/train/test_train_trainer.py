@@ -16,7 +16,7 @@ from train_helpers import Net, arrays, cross_entropy, loader
 
 import minidl
 from minidl import nn, optim, serialization
-from minidl.data import DataLoader, TextWindows
+from minidl.data import ArrayDataset, DataLoader, TextWindows
 from minidl.optim import lr_scheduler
 from minidl.train import (
     Callback,
@@ -505,3 +505,52 @@ def test_bad_arguments():
         make().save_checkpoint()
     with pytest.raises(ValueError, match="gave no batches; is it an iterator"):
         make().fit(iter(loader()), epochs=2)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_jit_trains_as_eager_does(backend):
+    if backend == "numba":
+        pytest.importorskip("numba", reason="the numba backend needs numba (pip install 'minidl[numba]')")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(44, 6)).astype(np.float32), rng.integers(0, 3, 44)
+    found = []
+    for jit in (False, True):
+        with minidl.use_backend(backend):
+            minidl.manual_seed(0)
+            model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 3))
+            trainer = Trainer(
+                model, nn.CrossEntropyLoss(), optim.AdamW(model.parameters(), lr=0.01), metrics=["accuracy"],
+                grad_clip_norm=0.5, ema=0.9, seed=1, progress=False, jit=jit,
+            )  # fmt: skip
+            # the last batch is smaller: captured as a program of its own
+            history = trainer.fit(DataLoader(ArrayDataset(x, y), 8, shuffle=True, seed=0), epochs=3)
+            weights = [np.array(p.detach()) for p in model.parameters()]
+            found.append(([row["loss"] for row in history], weights))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    for a, b in zip(found[1][1], found[0][1]):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_jit_with_carried_state_and_no_accumulation():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x, state):
+            y, state = self.lstm(x, state)
+            return self.head(y[:, -1]), state
+
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(4, 5, 3)).astype(np.float32), rng.integers(0, 2, 4)) for _ in range(4)]
+    losses = []
+    for jit in (False, True):
+        minidl.manual_seed(0)
+        net = Net()
+        trainer = Trainer(
+            net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1), carry_state=True, progress=False, jit=jit
+        )
+        losses.append([row["loss"] for row in trainer.fit(batches, epochs=3)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="accumulate_steps must be 1"):
+        Trainer(net, nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.1), accumulate_steps=2, jit=True)

@@ -373,6 +373,8 @@ class _Expected:
     own: tuple
     exact: tuple
     shifted: list[tuple]
+    #: for a case in float64 the same two in float32, which show what cancellation inside the reference does
+    low: tuple[tuple, tuple] | None
     #: largest input
     scale: float
 
@@ -391,6 +393,10 @@ def _expected(case: Case, compute: Any, shifts: int) -> _Expected:
     with plain():
         own = compute(case.args)
         exact = compute(wide) if floats else own
+        low = None
+        if floats and all(case.args[i].dtype == np.float64 for i in floats):
+            single = case.cast(np.float32)
+            low = compute(single.args), compute(_wide(single))
         for _ in range(shifts if floats else 0):
             off = [a * (1 + eps * rng.choice([-1.0, 1.0], a.shape)) if i in floats else a for i, a in enumerate(wide)]
             try:
@@ -398,7 +404,7 @@ def _expected(case: Case, compute: Any, shifts: int) -> _Expected:
             except _REFUSALS:  # a function with a narrow domain, such as cholesky
                 continue
     scale = max((float(np.max(np.abs(wide[i]), where=np.isfinite(wide[i]), initial=0.0)) for i in floats), default=0.0)
-    return _Expected(own, exact, shifted, scale)
+    return _Expected(own, exact, shifted, low, scale)
 
 
 def _eps(dtype: np.dtype) -> float:
@@ -410,9 +416,17 @@ def _eps(dtype: np.dtype) -> float:
 
 
 def _compare(
-    check: str, what: str, k: int, found: np.ndarray, expected: _Expected, declared: dict[str, Any], odd: bool
+    check: str,
+    what: str,
+    k: int,
+    found: np.ndarray,
+    expected: _Expected,
+    declared: dict[str, Any],
+    odd: bool = False,
+    unit: float = 0.0,
 ) -> None:
-    """Is ``found`` close enough to output ``k``? ``odd``: are there NaN or Inf among the inputs?"""
+    """Is ``found`` close enough to output ``k``? ``odd``: are there NaN or Inf among the inputs? What is declared is
+    relative to the largest output, or to ``unit``, if that is larger."""
     own, exact = np.asarray(expected.own[k]), np.asarray(expected.exact[k])
     if not is_float(own.dtype):
         wrong = found != own
@@ -436,14 +450,16 @@ def _compare(
             spread = np.maximum(spread, np.where(np.isfinite(change), change, 0.0))
         much = 1e4 * eps * max(largest, expected.scale)
         jumps = spread > much
-        # the reference's own rounding errors, which cancellation inside it may have made larger
-        slips = float(np.max(np.abs(o - e), where=finite & np.isfinite(o) & ~jumps, initial=0.0))
+        slips = _slips(o, e, ~jumps)
+        if expected.low is not None:
+            low, ideal = (np.asarray(outs[k], np.float64) for outs in expected.low)
+            slips = max(slips, _slips(low, ideal, ~jumps) * eps / _eps(np.dtype(np.float32)))
         if slips > much:  # nothing can be said: a singular matrix, say
             return
         few = 8 if own.dtype.itemsize < 4 else 64
         least = np.finfo(np.float32 if own.dtype.kind == "V" else own.dtype).tiny
         allowed = few * eps * np.abs(e) + few / 4 * eps * largest + 32 * np.where(jumps, 0, spread) + 8 * slips
-        allowed = allowed + float(least) + declared.get(own.dtype.name, 0.0) * largest
+        allowed = allowed + float(least) + declared.get(own.dtype.name, 0.0) * max(largest, unit)
         if expected.scale > _LARGE:
             allowed = allowed + 1e-3 * max(largest, 1.0)
         error = np.abs(f - e)
@@ -459,6 +475,12 @@ def _compare(
     wrong = int((~good).sum())
     count = f"; {wrong} of {good.size} elements are wrong" if good.size > 1 else ""
     raise Mismatch(check, f"{what} at {list(at)}: got {f[at]:.9g}, expected {e[at]:.9g} ({detail}{count})")
+
+
+def _slips(found: np.ndarray, exact: np.ndarray, where: np.ndarray) -> float:
+    """The largest of the reference's own rounding errors, which cancellation inside it may have made larger."""
+    where = where & np.isfinite(found) & np.isfinite(exact)
+    return float(np.max(np.abs(found - exact), where=where, initial=0.0))
 
 
 class _Examiner:
@@ -483,7 +505,7 @@ class _Examiner:
         except _REFUSALS:  # not a call that the primitive takes
             return
         own = [np.asarray(o) for o in expected.own]
-        odd = any(not np.isfinite(case.args[i].astype(np.float64)).all() for i in _floats(case))
+        odd = _is_odd(case)
         args = self.place(case)
         if not self.accepts(args, case.params):
             self.check_fallback(case, args, expected, odd)
@@ -635,6 +657,7 @@ class _Examiner:
             raise Mismatch("gradient", f"{type(error).__name__}: {error}, where the reference has no error") from error
         self.with_gradient = True
         declared = self.tolerance_of({name for name, _, _ in recorder.calls})
+        unit = max((float(np.abs(g).max(initial=0.0)) for g in wide if g is not None), default=0.0)
         for j, (i, g) in enumerate(zip(wanted, found)):
             what = f"gradient of input {i} ({_name(self.prim, i)})"
             r = expected.own[j]
@@ -645,7 +668,7 @@ class _Examiner:
             g = self.host(g)
             if g.dtype != r.dtype or g.shape != r.shape:
                 raise Mismatch("gradient", f"{what} is {g.dtype}{list(g.shape)}, expected {r.dtype}{list(r.shape)}")
-            _compare("gradient", what, j, g, expected, declared, False)
+            _compare("gradient", what, j, g, expected, declared, unit=unit)
 
     def tolerance_of(self, names: Iterable[str]) -> dict[str, Any]:
         """The loosest of what this kernel and the backend's kernels for the primitives ``names`` declare."""
@@ -686,9 +709,13 @@ class _Examiner:
         for t, calls in enumerate(found):
             for outs in calls:
                 try:
-                    self.check_values("threads", outs, expected[t], False)
+                    self.check_values("threads", outs, expected[t], _is_odd(case))
                 except Mismatch as mismatch:
                     raise Mismatch("threads", f"called from {_THREADS} threads, {mismatch.message}") from mismatch
+
+
+def _is_odd(case: Case) -> bool:
+    return any(not np.isfinite(case.args[i].astype(np.float64)).all() for i in _floats(case))
 
 
 def _name(prim: Any, i: int) -> str:

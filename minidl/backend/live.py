@@ -1,6 +1,6 @@
 """What changes from run to run of a captured step: numbers to ask for again, and arrays kept in other places.
 
-Outside a capture (:mod:`minidl.jit`) all of this does nothing.
+Outside a capture (:mod:`minidl.compiler`) all of this does nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,13 @@ def live(read: Callable[[], Any]) -> Any:
     number = (LiveInt if isinstance(value, int) else LiveFloat)(value)
     number.read = read
     return number
+
+
+def guard(read: Callable[[], Any]) -> None:
+    """Note that the captured step holds only as long as ``read()`` gives what it gives now: a mode, a constant of an
+    update rule. Where it gives something else the step is captured anew."""
+    if state.tracer is not None:
+        state.tracer.guards.append((read, read()))
 
 
 class Cell:

@@ -41,8 +41,12 @@ def unflatten(structure: Any, leaves: Any) -> Any:
     return content
 
 
+#: programs kept for one set of shapes, where modes or constants change between calls
+VARIANTS = 8
+
+
 class JitFunction:
-    """A step with its captured programs, one per shapes and dtypes of the arguments.
+    """A step with its captured programs, one per shapes and dtypes of the arguments and per modes of the modules.
 
     ``programs`` lists the captured :class:`~minidl.compiler.program.Program` objects; print one to see it.
     """
@@ -50,11 +54,11 @@ class JitFunction:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self._cache: dict[Any, tuple] = {}
+        self._cache: dict[Any, list[tuple]] = {}
 
     @property
     def programs(self) -> list[Program]:
-        return [entry[0] for entry in self._cache.values()]
+        return [entry[0] for entries in self._cache.values() for entry in entries]
 
     def clear(self) -> None:
         """Forget all programs."""
@@ -66,19 +70,22 @@ class JitFunction:
         backend = get_backend()
         key = (structure, tuple((t.shape, t.dtype.str, t.requires_grad) for t in leaves), mode.enabled, backend.name)
         try:
-            entry = self._cache.get(key)
+            entries = self._cache.setdefault(key, [])
         except TypeError:
             raise TypeError(
                 f"jit: the arguments of {self.__name__} that are no tensors must be hashable, they are part of what is "
                 "captured"
             ) from None
-        if entry is None:
-            return self._capture(key, structure, leaves, backend)
+        for entry in entries:
+            if entry[0].holds():
+                break
+        else:
+            return self._capture(entries, structure, leaves, backend)
         _, result_structure, run = entry
         outs = run([t.data for t in leaves])
         return unflatten(result_structure, iter([Tensor._from_node(o, None) for o in outs]))
 
-    def _capture(self, key: Any, structure: Any, leaves: list[Tensor], backend: Any) -> Any:
+    def _capture(self, entries: list, structure: Any, leaves: list[Tensor], backend: Any) -> Any:
         found: dict[str, Any] = {}
 
         def run() -> list[Tensor]:
@@ -91,7 +98,8 @@ class JitFunction:
         program, results = capture(run, leaves)
         program = simplify(program)
         compiled = backend.compile(program) if hasattr(backend, "compile") else Interpreter(program)
-        self._cache[key] = (program, found["structure"], compiled)
+        entries.insert(0, (program, found["structure"], compiled))
+        del entries[VARIANTS:]
         return unflatten(found["structure"], iter([t.detach() for t in results]))
 
 
@@ -108,8 +116,9 @@ def jit(function: Callable[..., Any]) -> JitFunction:
             optimizer.step()
             return loss
 
-    A program is captured per shapes and dtypes of the tensors among the arguments and per value of the others.
-    Learning rates, step counts and random numbers stay live. What is captured is what *ran*: Python side effects
+    A program is captured per shapes and dtypes of the tensors among the arguments and per value of the others; also
+    anew when a module was switched between ``train()`` and ``eval()`` or an option of the optimizer other than ``lr``
+    changed. Learning rates, step counts and random numbers stay live. What is captured is what *ran*: Python side effects
     (prints, appends) happen at capture only, and a branch is taken for good; asking for a value
     (``item()``, ``bool()``, ``numpy()``) inside raises :class:`~minidl.compiler.capture.CaptureError`. Results come
     without a graph. ``.grad`` is not kept up to date by replays: return a gradient to see it.

@@ -69,6 +69,7 @@ class Tracer:
         self.tensors: dict[int, Any] = {}
         self.results: list[weakref.ref] = []
         self.cells: list[Cell] = []
+        self.guards: list[tuple[Callable[[], Any], Any]] = []
         self.updated: dict[int, tuple[Value, Value]] = {}
         self.count = 0
         self.depth = 0
@@ -221,4 +222,5 @@ def capture(run: Callable[[], list], arguments: list) -> tuple[Program, list]:
         tensor = tracer.tensors.get(id(v.cell.get())) if v.kind == "external" else None
         if tensor is not None:
             v.cell = Cell(lambda tensor=tensor: tensor.data, tensor.assign_)
-    return Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned), results
+    program = Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned, tracer.guards)
+    return program, results

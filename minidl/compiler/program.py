@@ -62,13 +62,19 @@ class Program:
     """What a step does.
 
     ``updates`` maps external values to the values that their arrays hold after the step; ``results`` are the values
-    that the step returns, in the order of the leaves of its return value.
+    that the step returns, in the order of the leaves of its return value. ``guards`` are (read, value): the program
+    holds as long as each ``read()`` equals its value.
     """
 
     inputs: list[Value]
     steps: list[Step]
     updates: list[tuple[Value, Value]]
     results: list[Value]
+    guards: list[tuple[Callable[[], Any], Any]] = dataclasses.field(default_factory=list)
+
+    def holds(self) -> bool:
+        """Are modes and constants still those that were captured?"""
+        return all(read() == value for read, value in self.guards)
 
     @property
     def externals(self) -> list[Value]:
@@ -141,7 +147,7 @@ def _substitute(program: Program, replaced: dict[int, Value], steps: list[Step])
 
     new = [Step(s.prim, [now(i) for i in s.inputs], s.params, s.outputs) for s in steps]
     updates = [(t, now(v)) for t, v in program.updates]
-    return Program(program.inputs, new, updates, [now(v) for v in program.results])
+    return Program(program.inputs, new, updates, [now(v) for v in program.results], program.guards)
 
 
 def _forward(program: Program, passes_on: Callable[[Step], bool]) -> Program:
@@ -193,4 +199,4 @@ def _drop_unused(program: Program) -> Program:
         if any(o.number in wanted for o in s.outputs):
             kept.append(s)
             wanted |= {v.number for v in s.values}
-    return Program(program.inputs, kept[::-1], program.updates, program.results)
+    return Program(program.inputs, kept[::-1], program.updates, program.results, program.guards)

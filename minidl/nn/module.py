@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.backend.registry import to_numpy
+from minidl.backend.live import guard
+from minidl.backend.registry import state, to_numpy
 from minidl.ops.primitive import primitive
 from minidl.tensor import Tensor
 
@@ -101,6 +102,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.tracer is not None:
+            guard(lambda: self.training)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         return self._call_with_hooks(args, kwargs)

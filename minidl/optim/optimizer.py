@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.autograd import enable_grad
-from minidl.backend.live import capturing, live, replaced
+from minidl.backend.live import capturing, guard, live, replaced
 from minidl.backend.registry import backend_of, namespace, to_numpy
 from minidl.ops import zeros_like
 from minidl.ops.primitive import Primitive
@@ -140,6 +140,7 @@ class Optimizer:
         names = (*required, *(n for n in optional if n is not None))
         counted = "step" in update.inputs
         lr = live(lambda: group["lr"])
+        guard(lambda: self.rule(group).constants)
         for p in group["params"]:
             grad = p.grad
             if grad is None:

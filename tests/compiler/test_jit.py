@@ -336,6 +336,43 @@ def test_gradient_clipping(backend):
     assert_same(trajectories(make, labelled(8, (20,), 5)))
 
 
+def test_captured_anew_in_another_mode(backend):
+    minidl.manual_seed(0)
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1D(3))
+    f = minidl.jit(lambda x: model(x))
+    (x,) = arrays((64, 3))
+    f(x)
+    model.eval()
+    for _ in range(2):
+        np.testing.assert_allclose(f(x).numpy(), model(Tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+    model.train()
+    before = model[1].num_batches_tracked.item()
+    f(x)
+    assert model[1].num_batches_tracked.item() == before + 1
+    assert len(f.programs) == 2
+
+
+def test_cycled_momentum_is_followed(backend):
+    def make():
+        model = nn.Linear(4, 3)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 0.5, 8)
+        _, train = classifier(model, optimizer)
+        return model, train, scheduler
+
+    found = []
+    for jitted in (False, True):
+        minidl.manual_seed(0)
+        model, train, scheduler = make()
+        step = minidl.jit(train) if jitted else train
+        losses = []
+        for i in range(6):
+            losses.append(step(*labelled(8, (4,), 3)[i % 3]).item())
+            scheduler.step()
+        found.append(losses)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
 def test_unhashable_argument(backend):
     with pytest.raises(TypeError, match="hashable"):
         minidl.jit(lambda x, s: x)(np.ones(2, np.float32), {1, 2})
@@ -354,7 +391,7 @@ def test_replay_uses_planned_memory():
         x = np.eye(64, dtype=np.float32)
         f(x)
         f(x)
-        (_, _, compiled) = next(iter(f._cache.values()))
+        ((_, _, compiled),) = next(iter(f._cache.values()))
         assert compiled.pool_bytes <= 4 * x.nbytes
         memory = {a.ctypes.data for tape in compiled.kept for a in tape.kept}
         f(x)
@@ -370,5 +407,5 @@ def test_chains_are_fused():
         first = f(x, b)
         second = f(x, b)
         np.testing.assert_allclose(second.numpy(), first.numpy(), rtol=1e-5, atol=1e-6)
-        (_, _, compiled) = next(iter(f._cache.values()))
+        ((_, _, compiled),) = next(iter(f._cache.values()))
         assert len(compiled.calls) == 1

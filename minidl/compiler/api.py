@@ -118,10 +118,12 @@ def jit(function: Callable[..., Any]) -> JitFunction:
 
     A program is captured per shapes and dtypes of the tensors among the arguments and per value of the others; also
     anew when a module was switched between ``train()`` and ``eval()`` or an option of the optimizer other than ``lr``
-    changed. Learning rates, step counts and random numbers stay live. What is captured is what *ran*: Python side effects
-    (prints, appends) happen at capture only, and a branch is taken for good; asking for a value
-    (``item()``, ``bool()``, ``numpy()``) inside raises :class:`~minidl.compiler.capture.CaptureError`. Results come
-    without a graph. ``.grad`` is not kept up to date by replays: return a gradient to see it.
+    changed. Learning rates, step counts and random numbers stay live.
+
+    What is captured is what *ran*: Python side effects (prints, appends) happen at capture only, and a branch is taken
+    for good. Asking for a value (``item()``, ``bool()``, ``numpy()``) or giving a tensor's array to NumPy inside raises
+    :class:`~minidl.compiler.capture.CaptureError`. Results come without a graph. ``.grad`` is not kept up to date by
+    replays: return a gradient to see it.
     """
     return JitFunction(function)
 

@@ -363,7 +363,7 @@ def test_cycled_momentum_is_followed(backend):
     found = []
     for jitted in (False, True):
         minidl.manual_seed(0)
-        model, train, scheduler = make()
+        _, train, scheduler = make()
         step = minidl.jit(train) if jitted else train
         losses = []
         for i in range(6):

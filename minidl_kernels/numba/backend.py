@@ -12,7 +12,7 @@ import numpy as np
 from minidl.backend import Backend, register
 
 #: kernel modules, one a family of primitives; importing one registers its kernels
-FAMILIES: tuple[str, ...] = ("activation", "embedding", "loss", "normalization", "optimizer", "random")
+FAMILIES: tuple[str, ...] = ("activation", "elementwise", "embedding", "loss", "normalization", "optimizer", "random", "recurrent")
 
 
 class NumbaBackend(Backend):

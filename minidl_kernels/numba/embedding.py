@@ -138,11 +138,9 @@ def scatter_add(x: np.ndarray, index: np.ndarray, *, axis: int = 0, size: int, o
 
 
 def _leading_integers(g: Any, *arrays: Any, index: tuple, shape: tuple) -> bool:
-    """float32 or float64, C-contiguous; the index is integer arrays of one shape, for the first axes; 8 or more
-    elements for each of their entries (np.add.at is quick for fewer)"""
+    """float32 or float64, C-contiguous; the index is integer arrays of one shape, for the first axes"""
     return (
         plain(g)
-        and math.prod(shape[len(index) :]) >= 8
         and len(arrays) == len(index) > 0
         and all(isinstance(part, Slot) for part in index)
         and all(_is_index(a) and a.shape == arrays[0].shape for a in arrays)

@@ -135,9 +135,11 @@ def _normal_cdf(p: dict, out: str) -> str:
 
 
 @_float_only("gelu")
-def _gelu(p: dict, out: str) -> str:
+def _gelu(p: dict, out: str) -> str | None:
     if p.get("approximate", "none") == "none":
         return f"({{0}} * {_normal_cdf(p, out)})"
+    if p["approximate"] != "tanh":
+        return None
     scale, cubic = constant(math.sqrt(2 / math.pi), out), constant(0.044715, out)
     half, one = constant(0.5, out), constant(1, out)
     inner = f"{scale} * {{0}} * ({one} + {cubic} * ({{0}} * {{0}}))"

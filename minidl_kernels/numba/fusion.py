@@ -30,7 +30,7 @@ PARALLEL_FROM = 1 << 16
 # what the generated code takes from vecmath is compiled into it, so a change there must make other files
 _VECMATH = hashlib.sha256(Path(vecmath.__file__).read_bytes()).hexdigest()[:16]
 
-_HEADER = f"""# with vecmath {_VECMATH}
+HEADER = f"""# with vecmath {_VECMATH}
 import math
 
 import numpy as np
@@ -188,7 +188,7 @@ class FusedKernel:
                 at_word += 2
         entry = "\n".join(f"        {o}," for o in operands)
         return (
-            f"{_HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}\n\n"
+            f"{HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}\n\n"
             f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
         )
 

@@ -68,8 +68,8 @@ _FLOPS: dict[str, Callable[[list, dict, tuple], int]] = {
 }
 _MOVES = {
     "astype", "broadcast_to", "concat", "contiguous", "copy", "embedding", "flip", "gather", "getitem", "hook_point",
-    "one_hot", "ones_like", "pad", "permute", "positive", "reshape", "roll", "setitem", "stack", "take", "tril", "triu",
-    "unbind", "where", "zeros_like",
+    "one_hot", "ones_like", "pad", "permute", "positive", "reshape", "roll", "setitem", "split", "stack", "take",
+    "tril", "triu", "unbind", "where", "zeros_like",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from minidl.backend.registry import namespace
 from minidl.ops.elementwise import broadcast_to
-from minidl.ops.primitive import primitive
+from minidl.ops.primitive import describe, primitive
 
 
 def normalize_axis(axis: int, ndim: int) -> int:
@@ -161,18 +161,30 @@ def narrow(x, axis, start, length):
     return getitem(x, (slice(None),) * axis + (slice(start, start + length),))
 
 
+@primitive(name="split")
+def _split(x, *, sizes, axis):
+    """Views of ``x`` cut along ``axis`` into pieces of ``sizes``, which add up to its length."""
+    lead = (slice(None),) * axis
+    ends = np.cumsum(sizes).tolist()
+    return tuple(x[(*lead, slice(end - size, end))] for size, end in zip(sizes, ends))
+
+
+_split.defvjp(x=lambda g, axis: concat(g, axis=axis))
+
+
 def split(x, sizes, axis=0):
     """``x`` cut along ``axis`` into pieces of ``sizes`` (a list that adds up, or one int for equal pieces; the last may
-    be shorter)."""
-    n = x.shape[normalize_axis(axis, x.ndim)]
-    if isinstance(sizes, int):
+    be shorter): a tuple of views, the inverse of :func:`concat`. Raises ValueError where the sizes do not add up."""
+    axis = normalize_axis(axis, x.ndim)
+    n = x.shape[axis]
+    if isinstance(sizes, (int, np.integer)):
         if sizes <= 0:
             raise ValueError(f"split: piece size must be positive, got {sizes}")
         sizes = [min(sizes, n - i) for i in range(0, n, sizes)] or [0]
-    if sum(sizes) != n:
-        raise ValueError(f"split: sizes {list(sizes)} add up to {sum(sizes)}, but axis {axis} has length {n}")
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return tuple(narrow(x, axis, start, size) for start, size in zip(starts, sizes))
+    sizes = tuple(int(size) for size in sizes)
+    if sum(sizes) != n or min(sizes, default=0) < 0:
+        raise ValueError(f"split: sizes {list(sizes)} do not add up to the length {n} of axis {axis} of {describe(x)}")
+    return _split(x, sizes=sizes, axis=axis) if sizes else ()
 
 
 def chunk(x, chunks, axis=0):

@@ -102,6 +102,9 @@ def test_split_by_size_and_chunk():
     assert [p.shape[0] for p in ops.chunk(Tensor(x), 3)] == [3, 3, 1]
     assert [p.shape[0] for p in Tensor(x).chunk(7)] == [1] * 7
     np.testing.assert_array_equal(ops.concat(ops.split(Tensor(x), [0, 5, 2])), x)
+    pieces = ops.split(Tensor(x, requires_grad=True), np.int64(3))
+    assert len({p.grad_fn for p in pieces}) == 1, "one node, whose gradient is one concat"
+    assert all(np.shares_memory(p.data, x) for p in pieces)
 
 
 @given(shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3), count=st.integers(1, 3), data=st.data())
@@ -197,6 +200,7 @@ def test_an_axis_out_of_range_is_refused(f, axis):
     "f",
     [
         lambda x: ops.split(x, 0),
+        lambda x: ops.split(x, [-1, 3]),
         lambda x: ops.concat([]),
         lambda x: ops.narrow(x, 0, 1, 5),
         lambda x: ops.narrow(x, 0, -1, 1),

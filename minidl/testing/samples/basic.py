@@ -277,6 +277,13 @@ def _unbind(rng: np.random.Generator) -> Iterator[Sample]:
     yield (strided(rng.normal(size=(2, 3))),), {"axis": 0}
 
 
+@samples("split")
+def _split(rng: np.random.Generator) -> Iterator[Sample]:
+    for shape, sizes, axis in (((4, 3), (1, 3), 0), ((2, 5), (2, 0, 3), 1), ((0, 2), (0,), 0), ((2, 2, 2), (1, 1), 2)):
+        yield (rng.normal(size=shape),), {"sizes": sizes, "axis": axis}
+    yield (strided(rng.normal(size=(2, 3))),), {"sizes": (2, 1), "axis": 1}
+
+
 @samples("pad")
 def _pad(rng: np.random.Generator) -> Iterator[Sample]:
     for widths, mode in (

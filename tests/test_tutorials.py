@@ -94,7 +94,8 @@ def test_index_names_every_tutorial():
     ("got", "same"),
     [
         ("loss 0.124 after 3\n", True),
-        ("loss 0.126 after 3\n", False),
+        ("loss 0.126 after 3\n", True),
+        ("loss 0.127 after 3\n", False),
         ("loss -0.124 after 3\n", False),
         ("loss 0.124 after 4\n", False),
         ("lost 0.124 after 3\n", False),

@@ -105,7 +105,7 @@ def _forward(name: str, serial: Any, parallel: Any) -> None:
         over_rows(serial, parallel, x.size, x.size // n, x.reshape(-1, n), result.reshape(-1, n))
         return result
 
-    run.__name__ = name
+    run.__name__ = run.__qualname__ = name
 
 
 def _backward(name: str, serial: Any, parallel: Any) -> None:
@@ -116,7 +116,7 @@ def _backward(name: str, serial: Any, parallel: Any) -> None:
         over_rows(serial, parallel, g.size, g.size // n, g.reshape(-1, n), y.reshape(-1, n), result.reshape(-1, n))
         return result
 
-    run.__name__ = name
+    run.__name__ = run.__qualname__ = name
 
 
 _forward("softmax", _softmax_rows, _softmax_pieces)

@@ -69,6 +69,10 @@ def _per_element(n: float, which: int = 0) -> Flops:
     return lambda args, params: n * _count(args[which])
 
 
+# the first leaves a remainder after vectors and blocks
+_LENGTHS = ((1 << 16) + 5, 1 << 20, 1 << 24)
+
+
 def _elementwise() -> dict[str, list[BenchCase]]:
     table: dict[str, list[BenchCase]] = {}
     for name, make in strategies.STRATEGIES.items():
@@ -76,9 +80,7 @@ def _elementwise() -> dict[str, list[BenchCase]]:
         if arrays is None:
             continue
         low = (0.5, 2.0) if make in (strategies._positive, strategies._div) else (None, None)
-        table[name] = [
-            BenchCase(f"{n}", (Floats((n,), *low),) * arrays, {}, _per_element(1)) for n in (1 << 16, 1 << 20, 1 << 24)
-        ]
+        table[name] = [BenchCase(f"{n}", (Floats((n,), *low),) * arrays, {}, _per_element(1)) for n in _LENGTHS]
     return table
 
 
@@ -197,16 +199,14 @@ def _forward_cases() -> dict[str, list[BenchCase]]:
         for n, v, d in ((1000, 300, 64), (2048, 65, 256), (32768, 30000, 256))
     ]
     table["dropout"] = [
-        BenchCase(f"{n}", (Floats((n,)),), {"p": 0.1, "key": 5, "offset": 0}, _per_element(1))
-        for n in (1 << 16, 1 << 20, 1 << 24)
+        BenchCase(f"{n}", (Floats((n,)),), {"p": 0.1, "key": 5, "offset": 0}, _per_element(1)) for n in _LENGTHS
     ]
     table["adam_update"] = [
         BenchCase(f"{n}", (*[Floats((n,))] * 3, Floats((n,), 0.01, 1.0), 1e-3, 10, None), {}, _per_element(13))
-        for n in (1 << 16, 1 << 20, 1 << 24)
+        for n in _LENGTHS
     ]
     table["where"] = [
-        BenchCase(f"{n}", (Bools((n,)), Floats((n,)), Floats((n,))), {}, _per_element(1))
-        for n in (1 << 16, 1 << 20, 1 << 24)
+        BenchCase(f"{n}", (Bools((n,)), Floats((n,)), Floats((n,))), {}, _per_element(1)) for n in _LENGTHS
     ]
     return table
 

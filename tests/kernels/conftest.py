@@ -6,8 +6,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def agree():
-    """``agree(name, *arrays, **params)``: the numba kernel gives what the reference gives, into new arrays and into given
-    ones, and the same bits on one thread as on all. Returns the outputs as a tuple."""
+    """``agree(name, *arrays, **params)``: the numba kernel gives what the reference gives, into new arrays and into
+    given ones, and the same bits on one thread as on all. Returns the outputs as a tuple."""
     numba = pytest.importorskip("numba", reason="the numba backend needs numba (pip install 'minidl[numba]')")
     from minidl.backend import load
     from minidl.ops import primitives

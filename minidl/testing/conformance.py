@@ -24,8 +24,8 @@ algorithm can help, is no failure), and by 8 times the largest error of the refe
 
 A kernel that by design is less accurate says so where it is registered: ``kernel(..., tolerance={"float32": 1e-4})``
 allows that much more, times the largest output. ``{"nonfinite": "may spread"}`` lets a NaN or Inf among the inputs make
-more outputs non-finite than in the reference (never fewer); ``{"nonfinite": "may differ"}`` also fewer, for kernels that
-skip what is masked out, where the reference has 0 * NaN. What is declared is printed with the result.
+more outputs non-finite than in the reference (never fewer); ``{"nonfinite": "may differ"}`` also fewer, for kernels
+that skip what is masked out, where the reference has 0 * NaN. What is declared is printed with the result.
 """
 
 from __future__ import annotations

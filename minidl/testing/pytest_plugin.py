@@ -54,9 +54,9 @@ def conformance_tests(
     @pytest.mark.parametrize("kernel", chosen or [pytest.param(None, id="none")])
     def test(kernel: Any) -> None:
         if kernel is None or absent:
-            raise AssertionError(
-                f"no kernel of backend {backend!r} for {', '.join(absent) or 'any primitive'} in {module!r}"
-            )
+            where = f" in {module}" if module else ""
+            what = ", ".join(absent) or "any primitive"
+            pytest.fail(f"backend {backend!r} has no kernel for {what}{where}", pytrace=False)
         (report,) = check(kernel.primitive, loaded, kernels=[kernel], save_to=save_to, **options)
         print(report)  # pytest shows it for failures, and with -rP
         if not report.ok:

@@ -12,6 +12,9 @@ from minidl_kernels.numba.common import PARALLEL, SERIAL, over_rows, plain
 from minidl_kernels.numba.vecmath import add_any_order, exp, log, nan_max
 
 
+_BLOCK = 32
+
+
 @njit(**SERIAL)
 def _softmax_rows(x, out, start, stop):
     one = x.dtype.type(1)
@@ -41,16 +44,26 @@ def _softmax_grad_rows(g, y, out, start, stop):
 
 @njit(**SERIAL)
 def _log_softmax_rows(x, out, start, stop):
-    for i in range(start, stop):
-        top = x[i, 0]
-        for j in range(x.shape[1]):
-            top = nan_max(top, x[i, j])
-        total = x.dtype.type(0)
-        for j in range(x.shape[1]):
-            total = add_any_order(total, exp(x[i, j] - top))
-        logsum = log(total)
-        for j in range(x.shape[1]):
-            out[i, j] = (x[i, j] - top) - logsum
+    # in blocks of rows, so that the logarithms are taken in a loop of their own, which is vectorized
+    tops, logsums = np.empty(_BLOCK, x.dtype), np.empty(_BLOCK, x.dtype)
+    for first in range(start, stop, _BLOCK):
+        count = min(_BLOCK, stop - first)
+        for k in range(count):
+            i = first + k
+            top = x[i, 0]
+            for j in range(x.shape[1]):
+                top = nan_max(top, x[i, j])
+            total = x.dtype.type(0)
+            for j in range(x.shape[1]):
+                total = add_any_order(total, exp(x[i, j] - top))
+            tops[k] = top
+            logsums[k] = total
+        for k in range(count):
+            logsums[k] = log(logsums[k])
+        for k in range(count):
+            i, top, logsum = first + k, tops[k], logsums[k]
+            for j in range(x.shape[1]):
+                out[i, j] = (x[i, j] - top) - logsum
 
 
 @njit(**SERIAL)

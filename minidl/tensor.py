@@ -57,7 +57,10 @@ def _apply_unary(prim: Primitive, x: Tensor) -> Any:
     host, data = prim.host, x.data
     if host is None or type(data) is not _ndarray or data.dtype not in _FLOATS or mode.special:
         return apply(prim, (x,), {})
-    out = host(data)
+    try:
+        out = host(data)
+    except Exception as error:
+        raise prim.explain(error, (data,)).with_traceback(error.__traceback__) from None
     if type(out) is not _ndarray:
         if type(out) is tuple:
             return apply(prim, (x,), {})
@@ -98,8 +101,8 @@ def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
         return apply(prim, (x, y), {})
     try:
         out = host(xd, yd)
-    except ValueError as error:
-        raise prim.explain(error, (xd, yd)) from None
+    except Exception as error:
+        raise prim.explain(error, (xd, yd)).with_traceback(error.__traceback__) from None
     if type(out) is not _ndarray:
         out = _asarray(out)
     result = _new(Tensor)
@@ -306,6 +309,7 @@ class Tensor(Traced):
         return to_numpy(self.data).item()
 
     def tolist(self) -> Any:
+        """The values as nested lists of Python scalars."""
         if state.tracer is not None:
             state.tracer.leak("tolist()")
         return to_numpy(self.data).tolist()
@@ -413,9 +417,11 @@ class Tensor(Traced):
     copy_ = assign_
 
     def zero_(self) -> Tensor:
+        """Fill with zeros, in place and unrecorded."""
         return self.assign_(0)
 
     def fill_(self, value: float) -> Tensor:
+        """Fill with ``value``, in place and unrecorded."""
         return self.assign_(value)
 
     def _become(self, new: Tensor, op: str) -> Tensor:
@@ -469,9 +475,11 @@ class Tensor(Traced):
         return self._become(ops.div(self, other), "/=")
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
+        """Add ``alpha * other`` in place."""
         return self._become(ops.add(self, other if alpha == 1 else ops.mul(other, alpha)), "add_")
 
     def mul_(self, other: Any) -> Tensor:
+        """Multiply by ``other`` in place."""
         return self._become(ops.mul(self, other), "mul_")
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -686,21 +694,27 @@ class Tensor(Traced):
         return self if self.dtype == np.dtype(dtype) else ops.astype(self, dtype=np.dtype(dtype))
 
     def float(self) -> Tensor:
+        """Convert to float32."""
         return self.astype(np.float32)
 
     def double(self) -> Tensor:
+        """Convert to float64."""
         return self.astype(np.float64)
 
     def half(self) -> Tensor:
+        """Convert to float16."""
         return self.astype(np.float16)
 
     def long(self) -> Tensor:
+        """Convert to int64."""
         return self.astype(np.int64)
 
     def int(self) -> Tensor:
+        """Convert to int32."""
         return self.astype(np.int32)
 
     def bool(self) -> Tensor:
+        """Convert to bool."""
         return self.astype(np.bool_)
 
     def to(self, target: Any) -> Tensor:
@@ -863,6 +877,10 @@ class Tensor(Traced):
         return ops.matmul(self, other)
 
 
+for _name, _method in vars(Tensor).items():
+    if callable(_method) and not _method.__doc__:
+        _method.__doc__ = getattr(ops, _name, _method).__doc__
+
 _FAST = frozenset((Tensor, float, int, _ndarray))
 _OPERANDS = (Tensor, _ndarray, int, float, bool, np.generic, complex)
 
@@ -905,17 +923,20 @@ def _make_array(data: Any, dtype: Any, backend: Any, device: str | None) -> Any:
     if isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
         data = [x.detach().numpy() if isinstance(x, Tensor) else x for x in data]
     if isinstance(data, (_ndarray, np.generic)) or not hasattr(data, "dtype"):
-        array = np.asarray(data)
+        try:
+            array = np.asarray(data)
+        except ValueError as error:
+            raise ValueError(f"Tensor: the nested lists do not make an array ({error})") from None
         if array.dtype.kind not in "fiubcV":
             raise TypeError(f"Tensor: cannot make a tensor of {type(data).__name__} with dtype {array.dtype}")
         python_floats = array.dtype == np.float64 and not _holds_float64(data)
         if dtype is None and python_floats:
             dtype = default_dtype()
         return backend.asarray(array, dtype=dtype)
-    if device is not None or dtype is not None:
-        home = backend if device is not None else backend_of(data)
-        return home.asarray(data, dtype=dtype)
-    return data
+    home = backend if device is not None else backend_of(data)
+    if home.array_type is _ndarray and not isinstance(data, _ndarray):
+        data = to_numpy(data)  # of another device, or of a library that is no backend, such as PyTorch
+    return home.asarray(data, dtype=dtype) if device is not None or dtype is not None else data
 
 
 def _holds_float64(data: Any) -> bool:

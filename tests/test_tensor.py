@@ -226,6 +226,9 @@ def test_dlpack_with_pytorch():
     theirs[0, 0] = 42
     assert t[0, 0].item() == 42
     ours = minidl.from_dlpack(torch.ones(2, 3))
+    ones = torch.ones(2, 3)
+    for made in (Tensor(ones), minidl.as_tensor(ones), Tensor(ones, dtype="float32")):
+        assert type(made.data) is np.ndarray and made.dtype == np.float32
     assert isinstance(ours, Tensor) and ours.shape == (2, 3)
 
 
@@ -356,6 +359,17 @@ def test_conversions():
         (lambda: ops.gather(Tensor(np.zeros((2, 3))), Tensor([0]), axis=0), ["gather", "(2, 3)"]),
         (lambda: Tensor(np.zeros((2, 3))) + Tensor(np.zeros((2, 4))), ["add", "[2, 3]", "[2, 4]"]),
         (lambda: Tensor(np.zeros((2, 3))) < np.zeros((2, 4)), ["less", "[2, 3]", "[2, 4]"]),
+        (lambda: Tensor(np.zeros((2, 3))).sum(axis=5), ["sum", "axis 5", "float64[2, 3]"]),
+        (lambda: Tensor(np.zeros((2, 3))).squeeze(5), ["squeeze", "axis 5"]),
+        (lambda: ops.softmax(np.zeros((2, 3)), axis=-3), ["softmax", "axis -3", "float64[2, 3]"]),
+        (lambda: ops.max(Tensor(np.zeros((0, 3)))), ["max", "float64[0, 3]"]),
+        (lambda: ops.gather(Tensor(np.zeros((2, 3))), Tensor([[7]]), axis=0), ["gather", "7", "float64[2, 3]"]),
+        (lambda: ops.take(Tensor(np.zeros(2)), np.array([9])), ["take", "9", "float64[2]"]),
+        (lambda: ops.broadcast_to(Tensor(np.zeros((2, 3))), shape=(2, 4)), ["broadcast_to", "[2, 3]", "(2, 4)"]),
+        (lambda: ops.pad(Tensor(np.zeros(2)), widths=(1,)), ["pad", "(1,)", "float64[2]"]),
+        (lambda: ops.relu("abc"), ["relu", "'abc'", "Tensors"]),
+        (lambda: ops.sum(Tensor(np.zeros(2)), dim=0), ["sum(x, *, axis=None", "'dim'"]),
+        (lambda: Tensor([[1.0], [1.0, 2.0]]), ["Tensor", "inhomogeneous"]),
     ],
 )
 def test_errors_name_operation_and_shapes(f, parts):
@@ -363,6 +377,12 @@ def test_errors_name_operation_and_shapes(f, parts):
         f()
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_an_error_keeps_the_line_it_came_from():
+    with pytest.raises(IndexError) as caught:
+        ops.gather(np.zeros((2, 3)), np.array([[7]]), axis=0)
+    assert any(str(line.path).endswith("indexing.py") for line in caught.traceback)
 
 
 # Makers of tensors
@@ -442,3 +462,9 @@ def test_import_brings_in_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_methods_are_documented():
+    assert Tensor.sum.__doc__ == ops.sum.__doc__
+    methods = {name: value for name, value in vars(Tensor).items() if name[0] != "_" and callable(value)}
+    assert not [name for name, value in methods.items() if not value.__doc__]

@@ -182,7 +182,7 @@ norm.defvjp(x=_norm_grad)
 def matrix_norm(x: Any, ord: Any = "fro", axis: tuple[int, int] = (-2, -1), keepdims: bool = False) -> Any:
     """A norm of the matrices in ``axis``: ``"fro"``, ``"nuc"`` (sum of singular values), 2 and -2 (largest and smallest
     singular value), 1 and -1 (column sums), inf and -inf (row sums)."""
-    rows, columns = normalize_axes(axis, x.ndim)
+    rows, columns = normalize_axes(axis, x.ndim, "matrix_norm")
     if ord == "fro":
         return norm(x, ord=2, axis=(rows, columns), keepdims=keepdims)
     if ord in (1, -1, math.inf, -math.inf):

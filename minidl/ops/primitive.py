@@ -34,13 +34,15 @@ Tensors (``create_graph=True``) alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from minidl.backend.registry import BackendError, backend_of, state
 
+_NO_PARAMS: Mapping[str, Any] = {}
 #: every primitive by name
 primitives: dict[str, Primitive] = {}
 
@@ -156,26 +158,35 @@ class Primitive:
         backend = state.active
         if state.device_types:
             backend, arrays = _place(arrays)
-        kernels = backend.kernels.get(self.name)
-        if kernels is not None:
-            for k in kernels:
+        try:
+            for k in backend.kernels.get(self.name, ()):
                 if k.when is None or k.when(*arrays, **params):
                     return k.function(*arrays, **params)
-        if state.strict and backend.name != "numpy":
-            raise BackendError(
-                f"strict mode: backend {backend.name!r} has no kernel that accepts {self.name}"
-                f"({', '.join(map(describe, arrays))}, {params}); see minidl.backend.explain({self.name!r})"
-            )
-        try:
-            return self.reference(*arrays, **params)
-        except ValueError as error:
-            raise self.explain(error, arrays) from None
+            if not state.strict or backend.name == "numpy":
+                return self.reference(*arrays, **params)
+        except Exception as error:
+            raise self.explain(error, arrays, params).with_traceback(error.__traceback__) from None
+        raise BackendError(
+            f"strict mode: backend {backend.name!r} has no kernel that accepts {self.name}"
+            f"({', '.join(map(describe, arrays))}, {params}); see minidl.backend.explain({self.name!r})"
+        )
 
-    def explain(self, error: ValueError, arrays: Any) -> ValueError:
-        """The array library's complaint about shapes with the operation's name; other errors as they are."""
-        if "broadcast" not in str(error) or str(error).startswith(f"{self.name}:"):
+    def explain(self, error: Exception, arrays: Any, params: Mapping[str, Any] = _NO_PARAMS) -> Exception:
+        """The array library's complaint with the operation's name and what it was given; other errors, and those that
+        begin with a name already, as they are."""
+        message = str(error)
+        if type(error) not in _COMPLAINTS or re.match(r"\w+: ", message):
             return error
-        return ValueError(f"{self.name}: shapes do not broadcast together: {', '.join(map(describe, arrays))}")
+        seen = ", ".join([*map(describe, arrays), *(f"{k}={v!r:.60}" for k, v in params.items())])
+        if not all(a is None or hasattr(a, "dtype") or isinstance(a, _SCALARS) for a in arrays):
+            return TypeError(f"{self.name}: expected arrays, Tensors or numbers, got {seen}")
+        if type(error) is AttributeError:
+            return error
+        if "argument" in message and message.startswith(f"{self.reference.__name__}()"):
+            return TypeError(f"{self.name}{self.__signature__}: {message.partition('() ')[2]}")
+        if "broadcast" in message:
+            return ValueError(f"{self.name}: shapes do not broadcast together: {seen}")
+        return type(error)(f"{self.name}: {message}; got {seen}")
 
     def defvjp(self, **rules: Callable[..., Any]) -> None:
         """Give one gradient rule per input, by name."""
@@ -273,6 +284,8 @@ def _place(arrays: Any) -> tuple[Any, Any]:
 
 
 _SCALARS = (int, float, bool, complex)
+# what array libraries raise for arguments that do not fit
+_COMPLAINTS = (ValueError, TypeError, IndexError, AttributeError, np.exceptions.AxisError)
 
 
 def _dtype_of(a: Any) -> Any:

@@ -12,12 +12,12 @@ from minidl.ops.primitive import Traced, primitive
 from minidl.ops.shape import flip, normalize_axis, reshape
 
 
-def normalize_axes(axis, ndim: int) -> tuple[int, ...]:
-    """``axis`` (None, an int, a tuple) as non-negative ints. Raises AxisError (a ValueError) if out of range."""
+def normalize_axes(axis, ndim: int, op: str | None = None) -> tuple[int, ...]:
+    """``axis`` (None, an int, a tuple) as non-negative ints; errors as of :func:`normalize_axis`."""
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    return tuple(normalize_axis(a, ndim) for a in axes)
+    return tuple(normalize_axis(a, ndim, op) for a in axes)
 
 
 def restore(g, axis, keepdims: bool, shape: tuple[int, ...]):

@@ -12,10 +12,10 @@ from minidl.ops.elementwise import broadcast_to
 from minidl.ops.primitive import describe, primitive
 
 
-def normalize_axis(axis: int, ndim: int) -> int:
-    """``axis`` counted from the front. Raises AxisError (a ValueError) if it is out of range."""
+def normalize_axis(axis: int, ndim: int, op: str | None = None) -> int:
+    """``axis`` counted from the front. Raises AxisError (a ValueError), naming ``op``, if it is out of range."""
     if not -ndim <= axis < ndim:
-        raise np.exceptions.AxisError(axis, ndim)
+        raise np.exceptions.AxisError(axis, ndim, op)
     return axis % ndim
 
 
@@ -44,7 +44,7 @@ permute.defvjp(x=lambda g, axes: permute(g, axes=tuple(int(i) for i in np.argsor
 
 def swapaxes(x, axis1, axis2):
     """``x`` with two axes exchanged."""
-    axis1, axis2 = normalize_axis(axis1, x.ndim), normalize_axis(axis2, x.ndim)
+    axis1, axis2 = normalize_axis(axis1, x.ndim, "swapaxes"), normalize_axis(axis2, x.ndim, "swapaxes")
     axes = list(range(x.ndim))
     axes[axis1], axes[axis2] = axis2, axis1
     return permute(x, axes=tuple(axes))
@@ -57,9 +57,9 @@ def transpose(x, axes=None):
 
 def moveaxis(x, source, destination):
     """``x`` with axis ``source`` moved to position ``destination``."""
-    source = normalize_axis(source, x.ndim)
+    source = normalize_axis(source, x.ndim, "moveaxis")
     order = [i for i in range(x.ndim) if i != source]
-    order.insert(normalize_axis(destination, x.ndim), source)
+    order.insert(normalize_axis(destination, x.ndim, "moveaxis"), source)
     return permute(x, axes=tuple(order))
 
 
@@ -78,13 +78,13 @@ def expand(x, shape):
 def squeeze(x, axis=None):
     """``x`` without its length-one axes (all, or those named; one of another length is kept, as in PyTorch)."""
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
-    drop = {normalize_axis(a, x.ndim) for a in axes}
+    drop = {normalize_axis(a, x.ndim, "squeeze") for a in axes}
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if not (i in drop and n == 1)))
 
 
 def unsqueeze(x, axis):
     """``x`` with a length-one axis put in at ``axis``."""
-    at = normalize_axis(axis, x.ndim + 1)
+    at = normalize_axis(axis, x.ndim + 1, "unsqueeze")
     return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
@@ -95,7 +95,7 @@ def flatten(x, start_axis=0, end_axis=-1):
     """``x`` with the axes from ``start_axis`` to ``end_axis`` (inclusive) merged into one."""
     if x.ndim == 0:
         return reshape(x, shape=(1,))
-    start, end = normalize_axis(start_axis, x.ndim), normalize_axis(end_axis, x.ndim)
+    start, end = normalize_axis(start_axis, x.ndim, "flatten"), normalize_axis(end_axis, x.ndim, "flatten")
     if start > end:
         raise ValueError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis}")
     return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
@@ -155,7 +155,7 @@ def narrow(x, axis, start, length):
     """The ``length`` elements from ``start`` on along ``axis`` (a view)."""
     from minidl.ops.indexing import getitem
 
-    axis = normalize_axis(axis, x.ndim)
+    axis = normalize_axis(axis, x.ndim, "narrow")
     if not 0 <= start <= start + length <= x.shape[axis]:
         raise ValueError(f"narrow: {start}..{start + length} is not within axis {axis} of shape {tuple(x.shape)}")
     return getitem(x, (slice(None),) * axis + (slice(start, start + length),))
@@ -175,7 +175,7 @@ _split.defvjp(x=lambda g, axis: concat(g, axis=axis))
 def split(x, sizes, axis=0):
     """``x`` cut along ``axis`` into pieces of ``sizes`` (a list that adds up, or one int for equal pieces; the last may
     be shorter): a tuple of views, the inverse of :func:`concat`. Raises ValueError where the sizes do not add up."""
-    axis = normalize_axis(axis, x.ndim)
+    axis = normalize_axis(axis, x.ndim, "split")
     n = x.shape[axis]
     if isinstance(sizes, (int, np.integer)):
         if sizes <= 0:
@@ -191,7 +191,7 @@ def chunk(x, chunks, axis=0):
     """``x`` cut along ``axis`` into at most ``chunks`` pieces of equal size (the last may be smaller)."""
     if chunks < 1:
         raise ValueError(f"chunk: expected at least one piece, got {chunks}")
-    return split(x, max(1, -(-x.shape[normalize_axis(axis, x.ndim)] // chunks)), axis)
+    return split(x, max(1, -(-x.shape[normalize_axis(axis, x.ndim, "chunk")] // chunks)), axis)
 
 
 @primitive
@@ -247,7 +247,7 @@ def repeat(x, repeats: int, axis: int):
     """Each element repeated ``repeats`` times along ``axis`` (NumPy's ``repeat``, PyTorch's ``repeat_interleave``)."""
     if repeats < 0:
         raise ValueError(f"repeat: repeats must not be negative, got {repeats}")
-    at = normalize_axis(axis, x.ndim)
+    at = normalize_axis(axis, x.ndim, "repeat")
     wide = expand(unsqueeze(x, axis=at + 1), (*x.shape[: at + 1], repeats, *x.shape[at + 1 :]))
     return reshape(wide, shape=(*x.shape[:at], x.shape[at] * repeats, *x.shape[at + 1 :]))
 

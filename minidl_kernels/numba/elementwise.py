@@ -18,11 +18,11 @@ from minidl_kernels.numba.expressions import NUMBA_TYPES, expression
 
 #: the number of elements from which our loop is quicker than NumPy's functions, measured on one thread
 LEAST_SIZE = {
-    "relu": 1 << 15,
+    "relu": 4096,
     "relu_grad": 4096,
     "leaky_relu": 1,
     "leaky_relu_grad": 1,
-    "exp": 1 << 15,
+    "exp": 1,
     "sigmoid": 1,
     "sigmoid_grad": 2048,
     "tanh_grad": 2048,

@@ -12,7 +12,17 @@ import numpy as np
 from minidl.backend import Backend, register
 
 #: kernel modules, one a family of primitives; importing one registers its kernels
-FAMILIES: tuple[str, ...] = ("activation", "elementwise", "embedding", "loss", "normalization", "optimizer", "random", "recurrent")
+FAMILIES: tuple[str, ...] = (
+    "activation",
+    "elementwise",
+    "embedding",
+    "loss",
+    "normalization",
+    "optimizer",
+    "pooling",
+    "random",
+    "recurrent",
+)
 
 
 class NumbaBackend(Backend):

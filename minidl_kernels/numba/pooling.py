@@ -16,63 +16,84 @@ from numba import njit, prange
 from minidl.backend import kernel
 from minidl.ops import pooling as reference
 from minidl_kernels.numba.common import FLOATS, PARALLEL, SERIAL, over_rows
+from minidl_kernels.numba.vecmath import nan_max
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
-
-@njit(**_INLINE)
-def _inside(offset, size, stride, windows):
-    """The first and the end of the windows (begin, begin + stride, ...) whose pixel at ``offset`` is in the image."""
-    low = max(0, (-offset + stride - 1) // stride)
-    return low, max(low, min(windows, (size - offset + stride - 1) // stride))
+# Unsigned indices: they are not from the end of the array if negative, and without the question loops are vectorized.
 
 
 @njit(**_INLINE)
-def _max_row(row, best, where, low, stop, stride, offset, start):
-    for o in range(low, stop):
-        value = row[o * stride + offset]
-        better = (value > best[o]) | (value != value)
-        best[o] = value if better else best[o]
-        where[o] = start + o * stride if better else where[o]
+def _whole(kernel, dilation, stride, padding, size, windows):
+    """The first and the end of the windows along an axis that are inside the image."""
+    low = max(0, min(windows, (padding + stride - 1) // stride))
+    return low, max(low, min(windows, (size + padding - dilation * (kernel - 1) - 1) // stride + 1))
+
+
+@njit(**_INLINE)
+def _max_windows(x, start, pixel, width, rows, columns, dilation, stride, number, best, index, to):
+    """Maxima of ``number`` windows along a row, from ``start`` in ``x`` on, which is ``pixel`` of its plane."""
+    for o in range(number):
+        largest, where = x.dtype.type(-np.inf), np.int32(o * stride)
+        for i in range(rows):
+            for j in range(columns):
+                k = i * dilation[0] * width + o * stride + j * dilation[1]
+                value = x[np.uintp(start + k)]
+                better = (value > largest) | (value != value)
+                largest = nan_max(largest, value)
+                where = max(where, np.int32(better) * np.int32(k))  # k grows, so this is where(better, k, where)
+        index[np.uintp(to + o)] = pixel + where
+        best[np.uintp(to + o)] = largest
+
+
+@njit(**_INLINE)
+def _clip(begin, kernel, dilation, size):
+    """The positions in a window, first and end, that are in the image."""
+    low = (-begin + dilation - 1) // dilation if begin < 0 else 0
+    return low, max(low, min(kernel, (size - begin + dilation - 1) // dilation))
 
 
 @njit(**SERIAL)
-def _max_planes(x, kernel, stride, padding, dilation, out, index, begin, end):
-    height, width = x.shape[1:]
-    rows, columns = out.shape[1:]
-    lowest = x.dtype.type(-np.inf)
+def _max_planes(x, size, kernel, stride, padding, dilation, out, best, index, begin, end):
+    height, width = size
+    low, stop = _whole(kernel[1], dilation[1], stride[1], padding[1], width, out[1])
     for plane in range(begin, end):
-        for r in range(rows):
-            best, where = out[plane, r], index[plane, r]
+        for r in range(out[0]):
             top = r * stride[0] - padding[0]
-            first = top if top >= 0 else top + (-top + dilation[0] - 1) // dilation[0] * dilation[0]
-            for o in range(columns):
-                left = o * stride[1] - padding[1]
-                if left < 0:
-                    left += (-left + dilation[1] - 1) // dilation[1] * dilation[1]
-                best[o] = lowest
-                where[o] = first * width + left
-            for i in range(kernel[0]):
-                at = top + i * dilation[0]
-                if at < 0 or at >= height:
+            i, i_end = _clip(top, kernel[0], dilation[0], height)
+            top += i * dilation[0]
+            rows = i_end - i
+            to = (plane * out[0] + r) * out[1]
+            pixel = top * width + low * stride[1] - padding[1]
+            start = plane * height * width + pixel
+            n, at = stop - low, to + low
+            near = dilation[0] == 1 and dilation[1] == 1 and rows == kernel[1]
+            # loops over a known number of positions are unrolled
+            if near and rows == 2 and stride[1] == 2:
+                _max_windows(x, start, pixel, width, 2, 2, (1, 1), 2, n, best, index, at)
+            elif near and rows == 3 and stride[1] == 2:
+                _max_windows(x, start, pixel, width, 3, 3, (1, 1), 2, n, best, index, at)
+            elif near and rows == 3 and stride[1] == 1:
+                _max_windows(x, start, pixel, width, 3, 3, (1, 1), 1, n, best, index, at)
+            else:
+                _max_windows(x, start, pixel, width, rows, kernel[1], dilation, stride[1], n, best, index, at)
+            for o in range(out[1]):
+                if low <= o < stop:
                     continue
-                for j in range(kernel[1]):
-                    offset = j * dilation[1] - padding[1]
-                    low, stop = _inside(offset, width, stride[1], columns)
-                    start = at * width + offset
-                    if stride[1] == 1:
-                        _max_row(x[plane, at], best, where, low, stop, 1, offset, start)
-                    elif stride[1] == 2:
-                        _max_row(x[plane, at], best, where, low, stop, 2, offset, start)
-                    else:
-                        _max_row(x[plane, at], best, where, low, stop, stride[1], offset, start)
+                left = o * stride[1] - padding[1]
+                j, j_end = _clip(left, kernel[1], dilation[1], width)
+                pixel = top * width + left + j * dilation[1]
+                start = plane * height * width + pixel
+                _max_windows(x, start, pixel, width, rows, j_end - j, dilation, stride[1], 1, best, index, to + o)
 
 
 @njit(**PARALLEL)
-def _max_pieces(x, kernel, stride, padding, dilation, out, index, count):
-    n = x.shape[0]
+def _max_pieces(x, size, kernel, stride, padding, dilation, out, best, index, count):
+    n = best.size // (out[0] * out[1])
     for c in prange(count):
-        _max_planes(x, kernel, stride, padding, dilation, out, index, c * n // count, (c + 1) * n // count)
+        _max_planes(
+            x, size, kernel, stride, padding, dilation, out, best, index, c * n // count, (c + 1) * n // count
+        )  # fmt: skip
 
 
 @njit(**SERIAL)
@@ -81,8 +102,8 @@ def _max_grad_planes(g, index, image, valid, begin, end):
     for plane in range(begin, end):
         image[plane] = 0
         for o in range(g.shape[1]):
-            at = index[plane, o]
-            if at < 0 or at >= pixels:
+            at = np.uintp(index[plane, o])
+            if at >= np.uintp(pixels):
                 valid[0] = False
             else:
                 image[plane, at] += g[plane, o]
@@ -96,82 +117,95 @@ def _max_grad_pieces(g, index, image, valid, count):
 
 
 @njit(**_INLINE)
-def _add_row(row, total, low, stop, stride, offset):
-    for o in range(low, stop):
-        total[o] += row[o * stride + offset]
+def _sum_windows(x, start, width, rows, columns, stride, number, total, to):
+    """Sums of ``number`` windows along a row; the first begins at ``start`` in ``x``."""
+    for o in range(number):
+        s = x.dtype.type(0)
+        for i in range(rows):
+            for j in range(columns):
+                s += x[np.uintp(start + i * width + o * stride + j)]
+        total[np.uintp(to + o)] = s
 
 
 @njit(**SERIAL)
-def _avg_planes(x, kernel, stride, padding, row_counts, column_counts, out, begin, end):
-    height, width = x.shape[1:]
-    columns = out.shape[2]
+def _avg_planes(x, size, kernel, stride, padding, row_counts, column_counts, total, begin, end):
+    height, width = size
+    out = row_counts.size, column_counts.size
+    low, stop = _whole(kernel[1], 1, stride[1], padding[1], width, out[1])
     for plane in range(begin, end):
-        for r in range(out.shape[1]):
-            total = out[plane, r]
-            total[:] = 0
-            for i in range(kernel[0]):
-                at = r * stride[0] - padding[0] + i
-                if at < 0 or at >= height:
-                    continue
-                for j in range(kernel[1]):
-                    offset = j - padding[1]
-                    low, stop = _inside(offset, width, stride[1], columns)
-                    if stride[1] == 1:
-                        _add_row(x[plane, at], total, low, stop, 1, offset)
-                    elif stride[1] == 2:
-                        _add_row(x[plane, at], total, low, stop, 2, offset)
-                    else:
-                        _add_row(x[plane, at], total, low, stop, stride[1], offset)
-            for o in range(columns):
-                total[o] /= row_counts[r] * column_counts[o]
+        for r in range(out[0]):
+            top = r * stride[0] - padding[0]
+            i, i_end = _clip(top, kernel[0], 1, height)
+            top += i
+            rows = i_end - i
+            to = (plane * out[0] + r) * out[1]
+            line = (plane * height + top) * width
+            start = line + low * stride[1] - padding[1]
+            n, at = stop - low, to + low
+            # loops over a known number of positions are unrolled
+            if rows == 2 and kernel[1] == 2 and stride[1] == 2:
+                _sum_windows(x, start, width, 2, 2, 2, n, total, at)
+            elif rows == 3 and kernel[1] == 3 and stride[1] == 2:
+                _sum_windows(x, start, width, 3, 3, 2, n, total, at)
+            elif rows == 3 and kernel[1] == 3 and stride[1] == 1:
+                _sum_windows(x, start, width, 3, 3, 1, n, total, at)
+            else:
+                _sum_windows(x, start, width, rows, kernel[1], stride[1], n, total, at)
+            for o in range(out[1]):
+                if o < low or o >= stop:
+                    left = o * stride[1] - padding[1]
+                    j, j_end = _clip(left, kernel[1], 1, width)
+                    _sum_windows(x, line + left + j, width, rows, j_end - j, 1, 1, total, to + o)
+            for o in range(out[1]):
+                total[np.uintp(to + o)] /= row_counts[r] * column_counts[o]
 
 
 @njit(**PARALLEL)
-def _avg_pieces(x, kernel, stride, padding, row_counts, column_counts, out, count):
-    n = x.shape[0]
+def _avg_pieces(x, size, kernel, stride, padding, row_counts, column_counts, total, count):
+    n = total.size // (row_counts.size * column_counts.size)
     for c in prange(count):
         _avg_planes(
-            x, kernel, stride, padding, row_counts, column_counts, out, c * n // count, (c + 1) * n // count
+            x, size, kernel, stride, padding, row_counts, column_counts, total, c * n // count, (c + 1) * n // count
         )  # fmt: skip
 
 
 @njit(**_INLINE)
-def _spread_row(g, image, low, stop, stride, offset):
+def _spread(share, image, at, low, stop, stride):
     for o in range(low, stop):
-        image[o * stride + offset] += g[o]
+        image[np.uintp(at + o * stride)] += share[np.uintp(o)]
 
 
 @njit(**SERIAL)
-def _avg_grad_planes(g, kernel, stride, padding, row_counts, column_counts, image, begin, end):
-    height, width = image.shape[1:]
-    columns = g.shape[2]
+def _avg_grad_planes(g, size, kernel, stride, padding, row_counts, column_counts, image, begin, end):
+    height, width = size
+    columns = column_counts.size
     share = np.empty(columns, g.dtype)
     for plane in range(begin, end):
-        image[plane] = 0
-        for r in range(g.shape[1]):
+        image[plane * height * width : (plane + 1) * height * width] = 0
+        for r in range(row_counts.size):
             for o in range(columns):
-                share[o] = g[plane, r, o] / (row_counts[r] * column_counts[o])
+                share[o] = g[np.uintp((plane * row_counts.size + r) * columns + o)] / (row_counts[r] * column_counts[o])
             for i in range(kernel[0]):
-                at = r * stride[0] - padding[0] + i
-                if at < 0 or at >= height:
+                row = r * stride[0] - padding[0] + i
+                if row < 0 or row >= height:
                     continue
                 for j in range(kernel[1]):
-                    offset = j - padding[1]
-                    low, stop = _inside(offset, width, stride[1], columns)
+                    low, stop = _whole(1, 1, stride[1], padding[1] - j, width, columns)
+                    at = (plane * height + row) * width + j - padding[1]
                     if stride[1] == 1:
-                        _spread_row(share, image[plane, at], low, stop, 1, offset)
+                        _spread(share, image, at, low, stop, 1)
                     elif stride[1] == 2:
-                        _spread_row(share, image[plane, at], low, stop, 2, offset)
+                        _spread(share, image, at, low, stop, 2)
                     else:
-                        _spread_row(share, image[plane, at], low, stop, stride[1], offset)
+                        _spread(share, image, at, low, stop, stride[1])
 
 
 @njit(**PARALLEL)
-def _avg_grad_pieces(g, kernel, stride, padding, row_counts, column_counts, image, count):
-    n = g.shape[0]
+def _avg_grad_pieces(g, size, kernel, stride, padding, row_counts, column_counts, image, count):
+    n = image.size // (size[0] * size[1])
     for c in prange(count):
         _avg_grad_planes(
-            g, kernel, stride, padding, row_counts, column_counts, image, c * n // count, (c + 1) * n // count
+            g, size, kernel, stride, padding, row_counts, column_counts, image, c * n // count, (c + 1) * n // count
         )  # fmt: skip
 
 
@@ -248,8 +282,8 @@ def _maxima_grad(dout: Any, indices: Any, *, input_size: tuple) -> bool:
     )
 
 
-def _planes(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x).reshape(-1, *_two(x.shape[2:]))
+def _flat(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1)
 
 
 def _max_pool(
@@ -258,29 +292,24 @@ def _max_pool(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     size = _out_size(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
     shape = (*x.shape[:2], *size)
-    result, index = out or (np.empty(shape, x.dtype), np.empty(shape, np.int64))
-    x = _planes(x)
-    size = (-1, *_two(size))
+    best, index = out or (np.empty(shape, x.dtype), np.empty(shape, np.int64))
     over_rows(
-        _max_planes, _max_pieces, x.size, len(x), x, _two(kernel_size), _two(stride), _two(padding, 0), _two(dilation),
-        result.reshape(size), index.reshape(size),
+        _max_planes, _max_pieces, x.size, math.prod(x.shape[:2]), _flat(x), _two(x.shape[2:]), _two(kernel_size),
+        _two(stride), _two(padding, 0), _two(dilation), _two(size), best.reshape(-1), index.reshape(-1),
     )  # fmt: skip
-    return result, index
+    return best, index
 
 
 def _avg_pool(
     x: np.ndarray, *, kernel_size: tuple, stride: tuple, padding: tuple, ceil_mode: bool, count_include_pad: bool,
     out: Any = None,
 ) -> np.ndarray:  # fmt: skip
-    one = (1,) * len(kernel_size)
-    size = _out_size(x.shape[2:], kernel_size, stride, padding, one, ceil_mode)
+    size = _out_size(x.shape[2:], kernel_size, stride, padding, (1,) * len(kernel_size), ceil_mode)
     result = np.empty((*x.shape[:2], *size), x.dtype) if out is None else out[0]
-    x = _planes(x)
-    kernel_size, stride, padding, size = _two(kernel_size), _two(stride), _two(padding, 0), _two(size)
-    counts = _counts(x.shape[1:], kernel_size, stride, padding, size, count_include_pad, x.dtype)
-    over_rows(
-        _avg_planes, _avg_pieces, x.size, len(x), x, kernel_size, stride, padding, *counts, result.reshape(-1, *size)
-    )
+    windows = _two(x.shape[2:]), _two(kernel_size), _two(stride), _two(padding, 0)
+    counts = _counts(*windows, _two(size), count_include_pad, x.dtype)
+    planes = math.prod(x.shape[:2])
+    over_rows(_avg_planes, _avg_pieces, x.size, planes, _flat(x), *windows, *counts, result.reshape(-1))
     return result
 
 
@@ -289,12 +318,11 @@ def _avg_pool_grad(
     count_include_pad: bool, out: Any = None,
 ) -> np.ndarray:  # fmt: skip
     result = np.empty((*dout.shape[:2], *input_size), dout.dtype) if out is None else out[0]
-    g = _planes(dout)
-    kernel_size, stride, padding, size = _two(kernel_size), _two(stride), _two(padding, 0), _two(input_size)
-    counts = _counts(size, kernel_size, stride, padding, g.shape[1:], count_include_pad, g.dtype)
+    windows = _two(tuple(input_size)), _two(kernel_size), _two(stride), _two(padding, 0)
+    counts = _counts(*windows, _two(dout.shape[2:]), count_include_pad, dout.dtype)
     over_rows(
-        _avg_grad_planes, _avg_grad_pieces, result.size, len(g), g, kernel_size, stride, padding, *counts,
-        result.reshape(-1, *size),
+        _avg_grad_planes, _avg_grad_pieces, result.size, math.prod(dout.shape[:2]), _flat(dout), *windows, *counts,
+        result.reshape(-1),
     )  # fmt: skip
     return result
 

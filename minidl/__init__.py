@@ -66,4 +66,5 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ELSEWHERE, *_SUBPACKAGES, *(n for n in dir(ops) if not n.startswith("_"))})
+    operations = (n for n, value in vars(ops).items() if n[0] != "_" and callable(value))
+    return sorted({*globals(), *_ELSEWHERE, *_SUBPACKAGES, *operations})

@@ -33,7 +33,8 @@ _DTYPES = {
 }
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package safetensors. Raises ImportError that says how to get it."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -43,7 +44,7 @@ def _library() -> Any:
 
 def to_bytes(state: Any, metadata: Mapping[str, str] | None = None) -> bytes:
     """What :func:`save` writes, in memory."""
-    library = _library()
+    safetensors = library()
     if hasattr(state, "state_dict"):
         state = state.state_dict()
     if not isinstance(state, Mapping):
@@ -59,17 +60,17 @@ def to_bytes(state: Any, metadata: Mapping[str, str] | None = None) -> bytes:
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"save: metadata must map strings to strings, got {key!r}: {value!r}")
-    return library.numpy.save(arrays, metadata=dict(metadata) if metadata else None)
+    return safetensors.numpy.save(arrays, metadata=dict(metadata) if metadata else None)
 
 
 def from_bytes(content: bytes, source: str = "safetensors data") -> dict[str, np.ndarray]:
     """The arrays in ``content``; ``source`` is what an error message calls it. bfloat16 is widened to float32."""
-    library = _library()
+    safetensors = library()
     from minidl.data.storage import CorruptFileError
 
     try:
-        entries = library.deserialize(content)
-    except library.SafetensorError as error:
+        entries = safetensors.deserialize(content)
+    except safetensors.SafetensorError as error:
         raise CorruptFileError(f"{source}: truncated, damaged, or not a safetensors file ({error})") from error
     arrays = {}
     for name, entry in entries:
@@ -108,11 +109,11 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
     """The ``metadata`` given to :func:`save`. Raises CorruptFileError as :func:`load` does."""
-    library = _library()
+    safetensors = library()
     from minidl.data.storage import CorruptFileError
 
     try:
-        with library.safe_open(path, framework="np") as file:
+        with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
-    except library.SafetensorError as error:
+    except safetensors.SafetensorError as error:
         raise CorruptFileError(f"{path}: truncated, damaged, or not a safetensors file ({error})") from error

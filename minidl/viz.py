@@ -129,7 +129,10 @@ class Graph:
 
     def svg(self) -> str:
         """The drawing as SVG: laid out by Graphviz where that is installed, else in plain layers."""
-        return self._render("svg").decode() if shutil.which("dot") else _layered_svg(self._vertices)
+        try:
+            return self._render("svg").decode()
+        except (ImportError, RuntimeError):  # the package or the program is missing
+            return _layered_svg(self._vertices)
 
     def _render(self, format: str) -> bytes:
         try:

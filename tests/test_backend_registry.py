@@ -201,6 +201,15 @@ def test_unknown_and_broken_backends_say_why(monkeypatch):
     assert get_backend().name == "numpy"
 
 
+@pytest.mark.parametrize("name", ["numba", "jax"])
+def test_a_backend_whose_library_is_missing_names_the_extra(name, tmp_path):
+    for module in ("numba", "jax"):
+        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('no {module}')")
+    code = f"import minidl; print(minidl.backend.available()[{name!r}])"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert f'pip install "minidl[{name}]"' in _python(code, PYTHONPATH=path).stdout
+
+
 def test_entry_points_are_found_and_loaded_once(monkeypatch):
     made = []
 
@@ -326,3 +335,8 @@ def test_threads_see_the_same_backend(toy):
         thread.start()
         thread.join()
     assert names == ["toy"]
+
+
+def test_dir_lists_only_what_is_there():
+    assert {"exp", "nn", "jit", "Tensor"} <= set(dir(minidl))
+    assert not [name for name in dir(minidl) if not hasattr(minidl, name)]

@@ -1,6 +1,7 @@
 """The graph as text, Graphviz and SVG; the trace."""
 
 import re
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -66,8 +67,11 @@ def test_names_from_a_module():
     assert "0.weight" in viz.graph(net(Tensor(np.ones((1, 3), np.float32))).sum(), net).dot
 
 
-def test_svg_without_graphviz(model, monkeypatch):
-    monkeypatch.setattr(viz.shutil, "which", lambda name: None)
+@pytest.mark.parametrize("missing", ["program", "package"])
+def test_svg_without_graphviz(model, monkeypatch, missing):
+    monkeypatch.setattr(viz.shutil, "which", lambda name: None if missing == "program" else "/usr/bin/dot")
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "graphviz", None)
     root = ET.fromstring(viz.graph(*model).svg())
     ns = {"s": "http://www.w3.org/2000/svg"}
     texts = [t.text for t in root.findall("s:text", ns)]

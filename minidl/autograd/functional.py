@@ -6,7 +6,7 @@ Every function here takes a Python function of Tensors and the point at which to
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,22 @@ def _arguments(args: Sequence[Any], nums: Sequence[int]) -> list:
     return [_point(a) if i in nums else as_tensor(a) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
 
 
+def _call(op: str, f: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], several: bool = False) -> Any:
+    """``f(*args, **kwargs)``, recorded. Raises TypeError that names ``op`` unless a Tensor (or several) comes out."""
+    with enable_grad():
+        out = f(*args, **kwargs)
+    for o in _as_tuple(out) if several else (out,):
+        if not isinstance(o, Tensor):
+            raise TypeError(f"{op}: expected a function that returns a Tensor, got a {type(o).__name__}")
+    return out
+
+
+def _one_element(op: str, value: Tensor) -> Tensor:
+    if value.size != 1:
+        raise ValueError(f"{op}: expected a function with one output element, got shape {value.shape}")
+    return value
+
+
 def _has_outer(outputs: Sequence[Tensor], points: Sequence[Tensor]) -> bool:
     """Do the outputs depend on a recorded tensor besides the points? Then derivatives are recorded, too, so that those
     of an outer function (or an outer ``backward()``) come out right.
@@ -99,8 +115,7 @@ def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -
     def wrapped(*args: Any, **kwargs: Any) -> tuple:
         args = _arguments(args, nums)
         points = [args[i] for i in nums]
-        with enable_grad():
-            value = f(*args, **kwargs)
+        value = _one_element("value_and_grad", _call("value_and_grad", f, args, kwargs))
         nested = _has_outer([value], points)
         found = gradients(value, points, create_graph=nested, allow_unused=True)
         found = _zeros_for_unused(found, points)
@@ -123,8 +138,7 @@ def grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple]]:
     """``(f(*primals), pull)`` where ``pull(v)`` is the vector-Jacobian product, one Tensor per primal."""
     points = [_point(p) for p in primals]
-    with enable_grad():
-        out = f(*points)
+    out = _call("vjp", f, points, {}, several=True)
     nested = _has_outer(_as_tuple(out), points)
 
     def pull(*v: Any) -> tuple:
@@ -148,8 +162,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
         if np.shape(p) != t.shape:
             raise ValueError(f"jvp: primal {i} has shape {np.shape(p)} but its tangent has shape {t.shape}")
     points = [_point(p) for p in primals]
-    with enable_grad():
-        out = f(*points)
+    out = _call("jvp", f, points, {})
     nested = _has_outer([out], points)
     record = mode.enabled and (nested or any(t.requires_grad for t in tangents))
     tangent = None
@@ -167,8 +180,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, one vector-Jacobian product an output element."""
     point = _point(x)
-    with enable_grad():
-        out = f(point)
+    out = _call("jacobian", f, [point], {})
     nested = _has_outer([out], [point])
     rows = []
     for k in range(out.size):
@@ -185,9 +197,7 @@ def hessian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """The Hessian of a scalar function at ``x``: shape ``x.shape + x.shape`` (the Jacobian of the gradient)."""
 
     def gradient(point: Tensor) -> Tensor:
-        value = f(point)
-        if value.size != 1:
-            raise ValueError(f"hessian: expected a function with one output element, got shape {value.shape}")
+        value = _one_element("hessian", _call("hessian", f, [point], {}))
         return _zeros_for_unused(gradients(value, point, create_graph=True, allow_unused=True), [point])[0]
 
     return jacobian(gradient, x)

@@ -148,12 +148,18 @@ def load(name: str) -> Backend:
     points = _entry_points()
     if name not in points:
         raise BackendError(f"unknown backend {name!r}; known: {', '.join(sorted({*state.backends, *points}))}")
+    # kernels registered before their backend is there come after (so: are asked before) those it brings itself
+    waiting = state.pending.pop(name, [])
     try:
         made = points[name].load()()
     except Exception as error:
+        state.pending[name] = [*waiting, *state.pending.get(name, [])]
         state.failures[name] = f"{type(error).__name__}: {error}"
         raise BackendError(f"backend {name!r} cannot be used here: {state.failures[name]}") from error
-    return register(made)
+    register(made)
+    for k in waiting:
+        _add(made, k)
+    return made
 
 
 def available() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl import serialization
 from minidl.data.storage import atomic_write
 
 
@@ -135,6 +136,7 @@ class ModelCheckpoint(_Best):
     def __init__(self, path: str | Path, monitor: str = "val_loss", mode: str = "auto") -> None:
         super().__init__(monitor, mode)
         self.path = Path(path)
+        serialization.library()
 
     def on_epoch_end(self, trainer, row):
         if self.improved(row):

@@ -127,6 +127,8 @@ class Trainer:
         self.accumulate_steps, self.seed, self.carry_state = accumulate_steps, seed, carry_state
         self.ema = ExponentialMovingAverage(model, ema, buffers=True) if isinstance(ema, float) else ema
         self.run_dir = None if run_dir is None else Path(run_dir)
+        if run_dir is not None:
+            serialization.library()  # an ImportError now, not after the first epoch
         self.checkpoint_every, self.checkpoint_steps = checkpoint_every, checkpoint_steps
         self.keep_checkpoints = keep_checkpoints
         self.on_nan, self.display = on_nan, display.choose(progress)

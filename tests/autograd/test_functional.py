@@ -60,7 +60,7 @@ def test_grad_of_an_unused_argument_is_zero():
 
 
 def test_grad_needs_a_scalar():
-    with pytest.raises(RuntimeError, match=r"shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"value_and_grad: .* one output element, got shape \(2, 2\)"):
         grad(vector)(X, W)
 
 
@@ -132,6 +132,18 @@ def test_hessian():
     np.testing.assert_array_equal(hessian(lambda x: x.sum(), X), np.zeros((2, 3, 2, 3)))
     with pytest.raises(ValueError, match=r"hessian: expected a function with one output element, got shape \(2, 3\)"):
         hessian(lambda x: x * x, X)
+
+
+def test_functions_that_cannot_be_differentiated():
+    for op, call in {
+        "value_and_grad": lambda: grad(lambda x: 3.0)(X),
+        "vjp": lambda: vjp(lambda x: (x, 3.0), X),
+        "jvp": lambda: jvp(lambda x: (x, x), (X,), (X,)),
+        "jacobian": lambda: jacobian(lambda x: None, X),
+        "hessian": lambda: hessian(lambda x: 1, X),
+    }.items():
+        with pytest.raises(TypeError, match=f"{op}: expected a function that returns a Tensor, got a"):
+            call()
 
 
 def test_hessian_vector_product():

@@ -120,7 +120,12 @@ def test_tensorboard(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "use"),
-    [("matplotlib.figure", lambda p: LearningCurve(p / "c.png")), ("tensorboardX", lambda p: TensorBoard(p))],
+    [
+        ("matplotlib.figure", lambda p: LearningCurve(p / "c.png")),
+        ("tensorboardX", lambda p: TensorBoard(p)),
+        ("safetensors.numpy", lambda p: ModelCheckpoint(p / "best.safetensors")),
+        ("safetensors.numpy", lambda p: make(run_dir=p)),
+    ],
 )
 def test_missing_libraries_name_the_extra(monkeypatch, tmp_path, module, use):
     monkeypatch.setitem(sys.modules, module, None)

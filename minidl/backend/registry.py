@@ -154,12 +154,20 @@ def load(name: str) -> Backend:
         made = points[name].load()()
     except Exception as error:
         state.pending[name] = [*waiting, *state.pending.get(name, [])]
-        state.failures[name] = f"{type(error).__name__}: {error}"
+        state.failures[name] = f"{type(error).__name__}: {error}{_how_to_install(points[name], error)}"
         raise BackendError(f"backend {name!r} cannot be used here: {state.failures[name]}") from error
     register(made)
     for k in waiting:
         _add(made, k)
     return made
+
+
+def _how_to_install(point: Any, error: Exception) -> str:
+    """Where a module is missing and the package that offers the backend has an extra of its name: how to get that."""
+    if not isinstance(error, ModuleNotFoundError) or point.dist is None:
+        return ""
+    extras = point.dist.metadata.get_all("Provides-Extra") or ()
+    return f'; pip install "{point.dist.name}[{point.name}]"' if point.name in extras else ""
 
 
 def available() -> dict[str, str]:

@@ -72,7 +72,7 @@ def _name(p: argparse.ArgumentParser) -> None:
 def _import(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--import", dest="modules", action="append", default=[], metavar="MODULE",
-        help="import this module first, for the kernels it registers (looked for in the current folder, too)",
+        help="import this module first (looked for in the current folder, too); check then checks its kernels alone",
     )  # fmt: skip
 
 
@@ -154,7 +154,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     for backend in _backends(arguments):
         for name in [arguments.name] if arguments.name else sorted(backend.kernels):
             options = {"max_examples": arguments.examples, "save_to": arguments.out, "reference": arguments.reference}
-            for report in conformance.check(name, backend, **options):
+            kernels = [k for k in backend.kernels.get(name, ()) if _is_chosen(k, arguments.modules)]
+            for report in conformance.check(name, backend, kernels=kernels, **options):
                 print(report, flush=True)
                 checked += 1
                 failed += not report.ok
@@ -164,6 +165,12 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UserError(f"there is no kernel{' for ' + arguments.name if arguments.name else ''} to check")
     print(f"{checked - failed} of {checked} kernels conform")
     return int(failed > 0)
+
+
+def _is_chosen(kernel, modules: list[str]) -> bool:
+    """Is it defined in one of ``modules``, or are there none?"""
+    where = kernel.function.__module__
+    return not modules or any(where == m or where.startswith(f"{m}.") for m in modules)
 
 
 def run_bench(arguments: argparse.Namespace) -> int:

@@ -116,7 +116,7 @@ def _sgemm(backend: Backend) -> float:
 def _host_copy() -> float:
     """All processors copy at once: one alone may not use all of the bandwidth."""
     workers = available_cpus()
-    n = larger_than_cache() // 4 // workers
+    n = larger_than_cache() // 8 // workers  # what is read and what is written do not fit together
     pairs = [(np.ones(n, np.float32), np.zeros(n, np.float32)) for _ in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         seconds = _best(lambda: list(pool.map(lambda p: np.copyto(p[1], p[0]), pairs)), lambda: None)

@@ -74,6 +74,7 @@ from minidl.nn.loss import (
 )
 from minidl.nn.module import Module, Parameter
 from minidl.nn.normalization import (
+    BatchNorm,
     BatchNorm1D,
     BatchNorm1d,
     BatchNorm2D,

@@ -1,4 +1,4 @@
-"""BatchNorm1D/2D/3D, LayerNorm, GroupNorm, InstanceNorm1D/2D/3D, RMSNorm, with PyTorch's arguments and state."""
+"""BatchNorm (also 1D/2D/3D), LayerNorm, GroupNorm, InstanceNorm1D/2D/3D, RMSNorm, with PyTorch's arguments and state."""
 
 from __future__ import annotations
 
@@ -64,6 +64,18 @@ class _RunningNorm(Module):
                 f"axis 1, got {ops.describe(x)}"
             )
 
+    def _normalize(self, x: Any) -> Any:
+        """Normalize by the statistics of ``x`` itself, and in training keep track of them."""
+        raise NotImplementedError
+
+    def forward(self, x: Any) -> Any:
+        self._check(x)
+        if not self.training and self.track_running_stats:
+            return ops.batch_norm_inference(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return self._normalize(x)
+
     @no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of ``count`` values a channel. The running variance is
@@ -99,16 +111,17 @@ class _BatchNorm(_RunningNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
 
-    def forward(self, x: Any) -> Any:
-        self._check(x)
-        if not self.training and self.track_running_stats:
-            return ops.batch_norm_inference(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+    def _normalize(self, x: Any) -> Any:
         out, mean, var = ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
         if self.training and self.track_running_stats:
             self._track(mean, var, x.shape[0] * math.prod(x.shape[2:]))
         return out
+
+
+class BatchNorm(_BatchNorm):
+    """:class:`BatchNorm1D`, :class:`BatchNorm2D` or :class:`BatchNorm3D`, whichever the input's axes ask for."""
+
+    axes = (2, 3, 4, 5)
 
 
 class BatchNorm1D(_BatchNorm):
@@ -143,12 +156,7 @@ class _InstanceNorm(_RunningNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
 
-    def forward(self, x: Any) -> Any:
-        self._check(x)
-        if not self.training and self.track_running_stats:
-            return ops.batch_norm_inference(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+    def _normalize(self, x: Any) -> Any:
         if self.training and self.track_running_stats:
             pixels = tuple(range(2, x.ndim))
             with no_grad():

@@ -124,3 +124,12 @@ def test_errors_name_the_layer_and_what_was_expected():
         nn.GroupNorm(3, 6)(x)
     with pytest.raises(ValueError, match=r"LayerNorm|layer_norm: expected an input whose last axes have shape \(4,\)"):
         nn.LayerNorm(4)(x)
+
+
+@pytest.mark.parametrize("size", [(), (4,), (4, 5), (2, 3, 4)])
+def test_batch_norm_of_any_size(size):
+    x = np.random.default_rng(0).standard_normal((6, 3, *size), np.float32)
+    same = getattr(nn, f"BatchNorm{max(len(size), 1)}D")(3)
+    np.testing.assert_array_equal(nn.BatchNorm(3)(Tensor(x)).detach(), same(Tensor(x)).detach())
+    with pytest.raises(ValueError, match="BatchNorm: expected"):
+        nn.BatchNorm(4)(Tensor(x))

@@ -21,12 +21,20 @@ from minidl.train.metrics import Accuracy, Metric, as_array
 from minidl.train.progress import choose
 from minidl.train.trainer import Trainer
 
+
+def _muon(parameters: Iterable) -> optim.Muon:
+    """Muon for the matrices; what else there is goes to its AdamW."""
+    parameters = list(parameters)
+    groups = [{"params": [p for p in parameters if (p.ndim == 2) == u], "use_muon": u} for u in (True, False)]
+    return optim.Muon([group for group in groups if group["params"]])
+
+
 OPTIMIZERS = {
     name.lower(): getattr(optim, name)
     for name in (
-        "SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "LAMB", "LARS", "Lion", "Muon",
+        "SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "LAMB", "LARS", "Lion",
     )
-}  # fmt: skip
+} | {"muon": _muon}  # fmt: skip
 
 LOSSES = {
     "cross_entropy": nn.CrossEntropyLoss,

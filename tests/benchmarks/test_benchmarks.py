@@ -1,0 +1,201 @@
+"""The benchmark scripts run, compare like with like, and say so where they do not."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import import_time, machine, memory, models, overhead, readme_table, training_steps, worker  # noqa: E402
+
+LIBRARY = {"torch": "torch", "minidl-numba": "numba", "minidl-jit": "numba", "jax": "jax", "autograd": "autograd"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {w: models.arrays(w) for w in ("mlp", "lenet", "gpt")}
+
+
+@pytest.fixture(scope="module")
+def expected(data):
+    losses = {}
+    for w, arrays in data.items():
+        step = models.build("minidl-numpy", w, arrays)
+        losses[w] = [step() for _ in range(2)]
+    return losses
+
+
+@pytest.mark.parametrize("workload", ["mlp", "lenet", "gpt"])
+@pytest.mark.parametrize("implementation", ["torch", "minidl-numba", "autograd"])
+def test_implementations_have_equal_losses(implementation, workload, data, expected):
+    pytest.importorskip(LIBRARY[implementation], reason="the library that is compared")
+    step = models.build(implementation, workload, data[workload])
+    assert training_steps.disagreement([step(), step()], expected[workload]) < 1e-4
+
+
+@pytest.mark.parametrize("implementation", ["jax", "minidl-jit"])
+def test_compiled_mlp_has_equal_losses(implementation, data, expected):
+    pytest.importorskip(LIBRARY[implementation], reason="the library that is compared")
+    step = models.build(implementation, "mlp", data["mlp"])
+    assert training_steps.disagreement([step(), step()], expected["mlp"]) < 1e-4
+
+
+def test_weights_are_those_of_the_torch_models():
+    pytest.importorskip("torch", reason="has the names that are compared")
+    from benchmarks import in_minidl, in_torch
+
+    for w in models.WORKLOADS:
+        ours = {n: tuple(t.shape) for n, t in in_minidl.model(w).state_dict().items()}
+        theirs = {n: tuple(t.shape) for n, t in in_torch.model(w).state_dict().items()}
+        assert ours == theirs
+
+
+def test_building_leaves_the_given_arrays_alone(data):
+    x, y, weights = data["mlp"]
+    before = {n: a.copy() for n, a in weights.items()}
+    models.build("minidl-numpy", "mlp", (x, y, weights))()
+    assert all(np.array_equal(weights[n], a) for n, a in before.items())
+
+
+def test_disagreement():
+    assert training_steps.disagreement([2.0, 1.0], [2.0, 1.0]) == 0
+    assert training_steps.disagreement([2.02], [2.0]) == pytest.approx(0.01)
+    assert training_steps.disagreement([float("nan")], [2.0]) == float("inf")
+
+
+class FakeWorker:
+    """Answers without a process: ``wrong`` gives other losses, ``broken`` cannot start."""
+
+    def __init__(self, implementation, workload, data, threads):
+        if implementation == "broken":
+            raise worker.Failed("no such library")
+        self.name = implementation
+
+    def losses(self, count):
+        return [1.5 if self.name == "wrong" else 1.0] * count
+
+    def turn(self, count, clock="wall"):
+        assert self.name != "wrong", "a wrong implementation was timed"
+        return 0.004 if self.name == "slow" else 0.002
+
+    def close(self):
+        pass
+
+
+def test_compare_times_only_what_is_right(monkeypatch):
+    monkeypatch.setattr(training_steps, "Worker", FakeWorker)
+    results = training_steps.compare("mlp", ["fast", "slow", "wrong", "broken"], 3, 1, say=lambda text: None)
+    assert results["fast"]["ratio"] == [1, 1, 1]
+    assert results["slow"]["ratio"] == [2, 2, 2]
+    assert results["slow"]["ms"] == pytest.approx([4, 4, 4])
+    assert results["wrong"]["problem"].startswith("wrong") and "ms" not in results["wrong"]
+    assert results["broken"] == {"problem": "no such library"}
+
+
+def test_steps_in_processes():
+    results = training_steps.compare("mlp", ["minidl-numpy"], 1, 1, say=lambda text: None)
+    assert results["minidl-numpy"]["ratio"] == [1, 1, 1]
+    table = training_steps.markdown({"workloads": {"mlp": results}})
+    assert "| minidl numpy | " in table and " ms, 1.00 (1.00–1.00) |" in table
+
+
+def test_a_process_that_fails_says_why(data):
+    with pytest.raises(worker.Failed, match="not done"):
+        worker.Worker("autograd" if _has("autograd") else "tinygrad", "resnet", data["mlp"], 1)
+
+
+def _has(name):
+    try:
+        __import__(name)
+    except ImportError:
+        pytest.importorskip("tinygrad", reason="or autograd: both leave the ResNet out")
+        return False
+    return True
+
+
+def test_environment_is_restored():
+    before = dict(os.environ)
+    with worker.environment(1):
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        assert len(worker.available_cores()) == 1
+    assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory():
+    report = memory.measure(["mlp"], ["minidl-numpy"], threads=1, say=lambda text: None)
+    result = report["workloads"]["mlp"]["minidl-numpy"]
+    assert "problem" not in result
+    # gradients and AdamW's two arrays of 235,146 parameters must be in there
+    assert result["increase"] >= 0.8 * 3 * 4 * 235146
+    assert result["process"] > result["before"]
+    assert "MiB" in memory.markdown(report)
+
+
+def test_overhead():
+    pytest.importorskip("torch", reason="what is compared with")
+    report = overhead.measure(rounds=1, calls=5)
+    assert {f"{n}, gradients on" for n in overhead.OPERATIONS} < {row["what"] for row in report["rows"]}
+    assert all(row["minidl"] > 0 and row["torch"] > 0 for row in report["rows"])
+    assert "backward, per node" in overhead.markdown(report)
+
+
+def test_import_time():
+    report = import_time.measure(1, modules=("minidl", "numpy", "no_such_module"))
+    assert set(report["seconds"]) == {"minidl", "numpy"}
+    assert report["ratios"]["numpy"][1] > 1
+    assert "| numpy |" in import_time.markdown(report)
+
+
+def test_machine():
+    text = machine.sentence(machine.facts(2))
+    assert "2 threads" in text and f"numpy {np.__version__}" in text
+
+
+def test_readme_is_rewritten_between_the_marks(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"backend": "numba"}))
+    result = {
+        "recipe": "gpt-shakespeare", "figure": "val_loss", "value": 1.7, "target": 1.88, "target_source": "nanoGPT",
+        "note": "", "epochs": 8, "training_seconds": 99.6,
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(result))
+    readme = tmp_path / "README.md"
+    marks = [f"<!-- {name}:{side} -->" for name in ("recipes", "benchmarks") for side in ("begin", "end")]
+    readme.write_text("# a\n" + "\nold\n".join(marks) + "\n")
+    options = ["--readme", str(readme), "--results", str(tmp_path), "--parts", "import", "--runs", str(run)]
+    seconds = {"minidl": [0.1] * 3, "numpy": [0.05] * 3}
+    report = {"machine": machine.facts(), "seconds": seconds, "ratios": {"numpy": [2.0] * 3}}
+    monkeypatch.setattr(import_time, "measure", lambda rounds: report)
+    readme_table.main(options)
+    text = readme.read_text()
+    row = "| `gpt-shakespeare` | val loss 1.700 | ≤ 1.880 (nanoGPT) | numba | 100 s | 8 epochs. |"
+    assert row in text and text.count("old") == 1 and "| numpy | 0.050 | 2.00" in text
+    readme_table.main([*options, "--reuse"])
+    assert readme.read_text() == text
+
+
+def test_marks_must_be_there():
+    with pytest.raises(ValueError, match="recipes:begin"):
+        readme_table.replace_section("# a", "recipes", "")
+    readme = (ROOT / "README.md").read_text()
+    for name in ("recipes", "benchmarks"):
+        assert readme_table.replace_section(readme, name, "x") != readme
+
+
+def test_primitive_cases_agree_with_torch():
+    pytest.importorskip("torch", reason="what is compared with")
+    pytest.importorskip("pytest_benchmark", reason="runs them")
+    from benchmarks import test_primitives as cases
+
+    for name, make in cases.CASES.items():
+        if "conv2d 3x3" in name or "4x8x512" in name:
+            continue  # seconds
+        ours, theirs = (make(lib, np.random.default_rng(0))[0]() for lib in (cases.InMinidl, cases.InTorch))
+        cases._close(cases.InMinidl.numpy(ours), cases.InTorch.numpy(theirs))

@@ -1,4 +1,4 @@
-"""``minidl eval RUN``."""
+"""``minidl eval [RUN]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def register(subparsers) -> None:
         help="evaluate a run's weights",
         description="Evaluate a run's weights over the recipe's whole test or validation split.",
     )
-    p.add_argument("run_folder", metavar="RUN")
+    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest in runs/")
     add_backend(p)
     p.add_argument("--data", metavar="PATH", help="the data set (default: the one the run was trained on)")
     p.add_argument("--quiet", action="store_true", help="show nothing but the result")
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minidl.cli.run import Run
     from minidl.train.progress import figures
 
-    made = Run.open(arguments.run_folder)
+    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest()
     choose_backend(arguments.backend or made.content["backend"])
     weights = made.trained_model().state_dict()
     trainer, _, loader = made.build(data=arguments.data, progress=not arguments.quiet)

@@ -1,4 +1,4 @@
-"""``minidl generate RUN``."""
+"""``minidl generate [RUN]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def register(subparsers) -> None:
     p = subparsers.add_parser(
         "generate", help="write text with a language model", description="Write text with a run's language model."
     )
-    p.add_argument("run_folder", metavar="RUN")
+    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest in runs/")
     p.add_argument("--prompt", default="\n", help="text to go on from (default: a line break)")
     p.add_argument("--length", type=int, default=500, metavar="N", help="characters to write (default: 500)")
     p.add_argument(
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minidl.random import Generator
     from minidl.recipes import TextRecipe
 
-    made = Run.open(arguments.run_folder)
+    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest(TextRecipe)
     if not isinstance(made.recipe, TextRecipe):
         raise UserError(f"{made.recipe.name} is no language model; try: minidl predict {made.folder} IMAGE")
     if arguments.length < 1 or arguments.temperature < 0 or (arguments.top_k or 1) < 1 or not arguments.prompt:

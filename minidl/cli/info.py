@@ -20,6 +20,8 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from minidl.data.folder import IMAGE_EXTENSIONS
+
     path = Path(arguments.path)
     if not path.exists():
         raise UserError(f"there is no {path}")
@@ -34,10 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
         ((".npz", ".npy"), arrays),
         ((".gz", "-ubyte"), idx),
         ((".txt",), text),
+        (IMAGE_EXTENSIONS, image),
     ):
-        if path.name.endswith(endings):
+        if path.name.lower().endswith(endings):
             return describe(path)
-    raise UserError(f"{path}: not a kind of file that minidl knows: .safetensors, .npz, .npy, IDX, .txt, images, runs")
+    raise UserError(
+        f"{path}: not a kind of file that minidl knows: .safetensors, .npz, .npy, IDX, .txt, images, zip files and"
+        " folders of images, runs"
+    )
 
 
 def table(named: dict) -> None:
@@ -83,6 +89,14 @@ def text(path: Path) -> int:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from error
     print(f"text, {len(content):,} characters, {len(set(content))} distinct, {content.count(chr(10)):,} lines")
+    return 0
+
+
+def image(path: Path) -> int:
+    from minidl.data.folder import decode_image
+
+    _, height, width = decode_image(path, str(path)).shape
+    print(f"image, {width} x {height} pixels")
     return 0
 
 

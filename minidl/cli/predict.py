@@ -1,8 +1,9 @@
-"""``minidl predict RUN IMAGE…``."""
+"""``minidl predict [RUN] IMAGE…``."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ def register(subparsers) -> None:
     p = subparsers.add_parser(
         "predict", help="classify image files", description="Classify image files with a run's weights."
     )
-    p.add_argument("run_folder", metavar="RUN")
+    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest image classifier in runs/")
     p.add_argument("images", nargs="+", metavar="IMAGE")
     p.add_argument("--top", type=int, default=3, metavar="K", help="classes to show for each image (default: 3)")
     add_backend(p)
@@ -26,7 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     from minidl.cli.run import Run
     from minidl.recipes import ImageRecipe
 
-    made = Run.open(arguments.run_folder)
+    images = arguments.images
+    if arguments.run_folder and Path(arguments.run_folder).is_file():  # RUN was left out
+        images = [arguments.run_folder, *images]
+        arguments.run_folder = None
+    if Path(images[0]).is_dir():
+        raise UserError(f"{images[0]} is a folder; give an image: minidl predict {images[0]} IMAGE")
+    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest(ImageRecipe)
     recipe = made.recipe
     if not isinstance(recipe, ImageRecipe):
         raise UserError(f"{recipe.name} is no model of images; try: minidl generate {made.folder}")
@@ -34,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--top must be at least 1, got {arguments.top}")
     choose_backend(arguments.backend or made.content["backend"])
     model = made.trained_model()
-    for path in arguments.images:
+    for path in images:
         with no_grad():
             scores = nn.functional.softmax(model(as_tensor(recipe.read_image(path))), axis=1)
         p = np.asarray(scores)[0]

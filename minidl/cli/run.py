@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,18 @@ class Run:
             },
         }  # fmt: skip
         return cls(folder, content)
+
+    @classmethod
+    def latest(cls, kind: type[recipes.Recipe] = recipes.Recipe) -> Run:
+        """Of the runs in ``runs/`` by a recipe of this kind, that whose weights are newest. UserError if there is none.
+        """
+        weights = sorted(Path("runs").glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in weights:
+            made = cls.open(path.parent)
+            if isinstance(made.recipe, kind):
+                print(f"the latest run: {made.folder}", file=sys.stderr)
+                return made
+        raise UserError("runs/ holds no such run; train one, or say where its folder is: RUN")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

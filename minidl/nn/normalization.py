@@ -1,4 +1,4 @@
-"""BatchNorm (also 1D/2D/3D), LayerNorm, GroupNorm, InstanceNorm1D/2D/3D, RMSNorm, with PyTorch's arguments and state."""
+"""BatchNorm(1D, 2D, 3D), LayerNorm, GroupNorm, InstanceNorm1D/2D/3D, RMSNorm, with PyTorch's arguments and state."""
 
 from __future__ import annotations
 

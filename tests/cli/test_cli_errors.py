@@ -31,6 +31,10 @@ def run(minidl):
         ("eval nowhere", "nowhere is not a run folder"),
         ("predict nowhere x.png", "nowhere is not a run folder"),
         ("generate nowhere", "nowhere is not a run folder"),
+        ("eval", "runs/ holds no such run"),
+        ("generate", "runs/ holds no such run"),
+        ("predict x.png", "runs/ holds no such run"),
+        ("predict .", ". is a folder; give an image"),
         ("info nowhere", "there is no nowhere"),
         ("backends tensorrt", "unknown backend 'tensorrt'"),
         ("backends numpy --primitive conv9d", "no primitive is called 'conv9d'"),
@@ -44,7 +48,7 @@ def test_mistakes_are_one_line(minidl, tmp_path, arguments, message):
     assert not (tmp_path / "runs").exists()  # nothing is left behind
 
 
-@pytest.mark.parametrize("arguments", ["", "trian mlp-digits", "train", "train mlp-digits --set lr", "predict run"])
+@pytest.mark.parametrize("arguments", ["", "trian mlp-digits", "train", "train mlp-digits --set lr", "predict"])
 def test_wrong_usage_shows_it(minidl, arguments):
     status, _, err = minidl(*arguments.split())
     assert status == 2 and "usage: minidl" in err

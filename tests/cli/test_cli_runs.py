@@ -86,6 +86,26 @@ def test_predict_classifies_files(minidl, tmp_path):
     assert status == 2 and "bad.png: not a readable image" in err and err.count("\n") == 1
 
 
+def test_the_latest_run_is_the_default(minidl, text_file, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    for name in ("a.png", "b.png"):
+        image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    minidl("train", "mlp-digits", "--epochs", 1, "--quiet")
+    minidl("train", *LSTM, "--epochs", 1, "--data", text_file, "--quiet")
+    for command, run in (
+        (("predict", "a.png"), "mlp-digits"),
+        (("predict", "a.png", "b.png"), "mlp-digits"),
+        (("generate", "--length", 3), "charlstm-shakespeare"),
+        (("eval",), "charlstm-shakespeare"),
+    ):
+        status, out, err = minidl(*command)
+        assert status == 0 and err == f"the latest run: runs/{run}\n"
+        if command[0] == "predict":
+            assert [line.partition(":")[0] for line in out.splitlines()] == list(command[1:])
+    status, out, _ = minidl("info", "a.png")
+    assert status == 0 and out == "image, 8 x 8 pixels\n"
+
+
 @pytest.mark.parametrize("recipe", [LSTM, GPT], ids=["lstm", "gpt"])
 def test_language_models_train_and_generate(minidl, text_file, tmp_path, recipe):
     status, out, err = minidl("train", *recipe, "--epochs", 2, "--data", text_file, "--out", "run")

@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import no_grad
-from minidl.backend.registry import to_numpy
-from minidl.models.sampling import sample_tokens
+from minidl.models.sampling import continue_tokens
 from minidl.nn.dropout import Dropout
 from minidl.nn.embedding import Embedding
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.recurrent import LSTM
 from minidl.random import Generator
-from minidl.tensor import Tensor, as_tensor
+from minidl.tensor import Tensor
 
 State = tuple[Tensor, Tensor]
 
@@ -55,7 +53,6 @@ class CharLSTM(Module):
         """The state cut off from the graph that made it."""
         return state[0].detach(), state[1].detach()
 
-    @no_grad()
     def generate(
         self,
         idx: Any,
@@ -69,17 +66,11 @@ class CharLSTM(Module):
         ``temperature`` 0 takes the most probable token; ``top_k`` samples among the k most probable. Dropout is off
         meanwhile.
         """
-        tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
-        if tokens.ndim != 2 or tokens.shape[1] == 0:
-            raise ValueError(f"CharLSTM.generate: expected a prompt of shape (N, T) with T > 0, got {tokens.shape}")
-        was_training = self.training
-        self.eval()
-        try:
-            step, state, parts = tokens, None, [tokens]
-            for _ in range(max_new_tokens):
-                logits, state = self(step, state)
-                step = sample_tokens(to_numpy(logits[:, -1].data), temperature, top_k, generator)[:, None]
-                parts.append(step)
-        finally:
-            self.train(was_training)
-        return Tensor(np.concatenate(parts, axis=1))
+        state = None
+
+        def scores(tokens: np.ndarray, new: np.ndarray) -> Tensor:
+            nonlocal state
+            logits, state = self(new, state)
+            return logits
+
+        return continue_tokens(self, idx, max_new_tokens, scores, temperature, top_k, generator)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.autograd import no_grad
 from minidl.backend.registry import to_numpy
-from minidl.models.sampling import sample_tokens
+from minidl.models.sampling import continue_tokens
 from minidl.nn import init
 from minidl.nn.attention import KVCache
 from minidl.nn.container import ModuleDict, ModuleList
@@ -164,7 +163,6 @@ class GPT(Module):
         """Empty caches of keys and values, one a layer."""
         return [KVCache() for _ in range(self.config.n_layer)]
 
-    @no_grad()
     def generate(
         self,
         idx: Any,
@@ -179,23 +177,15 @@ class GPT(Module):
         shift with every token and the last ``block_size`` tokens are run again, as in nanoGPT. ``temperature`` 0 takes
         the most probable token; ``top_k`` samples among the k most probable. Dropout is off meanwhile.
         """
-        tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
-        if tokens.ndim != 2 or tokens.shape[1] == 0:
-            raise ValueError(f"GPT.generate: expected a prompt of shape (N, T) with T > 0, got {tokens.shape}")
-        was_training = self.training
-        self.eval()
-        try:
-            size, caches, step = self.config.block_size, self.new_caches(), tokens[:, -self.config.block_size :]
-            for _ in range(max_new_tokens):
-                logits = self(step, caches)[:, -1]
-                new = sample_tokens(to_numpy(logits.data), temperature, top_k, generator)[:, None]
-                tokens = np.concatenate([tokens, new], axis=1)
-                step = new
-                if len(caches[0]) == size:
-                    caches, step = self.new_caches(), tokens[:, -size:]
-        finally:
-            self.train(was_training)
-        return Tensor(tokens)
+        size, caches = self.config.block_size, self.new_caches()
+
+        def scores(tokens: np.ndarray, new: np.ndarray) -> Tensor:
+            nonlocal caches
+            if len(caches[0]) + new.shape[1] > size:
+                caches, new = self.new_caches(), tokens[:, -size:]
+            return self(new, caches)
+
+        return continue_tokens(self, idx, max_new_tokens, scores, temperature, top_k, generator)
 
 
 def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:

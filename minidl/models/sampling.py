@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from minidl.autograd import no_grad
+from minidl.backend.registry import to_numpy
+from minidl.nn.module import Module
 from minidl.random import Generator, default_generator
+from minidl.tensor import Tensor, as_tensor
 
 
 def sample_tokens(
@@ -30,3 +37,36 @@ def sample_tokens(
     cumulative = np.cumsum(z, axis=-1)
     u = (generator or default_generator()).uniform((len(z), 1), dtype=np.float64) * cumulative[:, -1:]
     return (cumulative <= u).sum(axis=-1)
+
+
+@no_grad()
+def continue_tokens(
+    model: Module,
+    idx: Any,
+    max_new_tokens: int,
+    scores: Callable[[np.ndarray, np.ndarray], Tensor],
+    temperature: float,
+    top_k: int | None,
+    generator: Generator | None,
+) -> Tensor:
+    """``idx`` (N, T), T > 0, continued by ``max_new_tokens`` sampled tokens: int64 (N, T + max_new_tokens).
+
+    ``scores(tokens, new)`` gives the model's scores (N, t, V), the last of them for what follows all ``tokens``;
+    ``new`` are those that it has not been given before. ``model`` is in evaluation mode meanwhile.
+    """
+    tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        raise ValueError(
+            f"{type(model).__name__}.generate: expected a prompt of shape (N, T) with T > 0, got {tokens.shape}"
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        new = tokens
+        for _ in range(max_new_tokens):
+            last = scores(tokens, new)[:, -1]
+            new = sample_tokens(to_numpy(last.data), temperature, top_k, generator)[:, None]
+            tokens = np.concatenate([tokens, new], axis=1)
+    finally:
+        model.train(was_training)
+    return Tensor(tokens)

@@ -137,7 +137,7 @@ def logsigmoid(x):
 @primitive(promote="float")
 def normal_cdf(x):
     """The standard normal distribution function, (1 + erf(x / sqrt(2))) / 2, accurate in the lower tail too."""
-    return special_namespace(x).ndtr(x)
+    return special_namespace(x).ndtr(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
 
 
 def _normal_pdf(x):
@@ -159,7 +159,7 @@ def gelu(x, *, approximate="none"):
     xp = namespace(x)
     if approximate == "none":
         with np.errstate(invalid="ignore"):
-            return x * special_namespace(x).ndtr(x)
+            return x * special_namespace(x).ndtr(x).astype(x.dtype, copy=False)
     if approximate != "tanh":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     one = x.dtype.type

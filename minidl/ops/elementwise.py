@@ -330,7 +330,7 @@ def special_namespace(x: Any) -> Any:
 @primitive(promote="float")
 def erf(x):
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return special_namespace(x).erf(x)
+    return special_namespace(x).erf(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
 
 
 erf.defvjp(x=lambda g, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x))

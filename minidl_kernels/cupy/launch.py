@@ -1,0 +1,84 @@
+"""Starting kernels: which arguments they take, how many threads they get, and when they can be used."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cupy
+import numpy as np
+
+from minidl_kernels.cupy.source import TYPES, expressions, options, source, specialized
+
+#: what kernels are registered with; they serve bfloat16, too, and keep it where some references go on in float32
+FLOATS = ("float32", "float64", "float16")
+#: elements beyond which an int no longer counts them safely
+MOST = 1 << 30
+
+_NULL = np.uintp(0)
+# Enough threads to keep every multiprocessor busy; kernels over elements loop when there are more of those.
+_THREADS, _MOST_BLOCKS = 256, 4096
+
+
+@functools.cache
+def _module(family: str, dtype: str) -> Any:
+    return cupy.RawModule(
+        code=source(family), options=options(dtype), name_expressions=expressions(family, dtype), backend="nvrtc"
+    )
+
+
+@functools.cache
+def _function(family: str, expression: str, dtype: str) -> Any:
+    return _module(family, dtype).get_function(specialized(expression, dtype))
+
+
+def launch(family: str, expression: str, dtype: Any, grid: tuple, block: tuple, *arguments: Any) -> None:
+    """Start a kernel of ``family.cu`` on the current stream.
+
+    ``expression`` is one of :data:`minidl_kernels.cupy.source.KERNELS`. Python numbers are passed as the kernels have
+    them: bool and int as such, float as the accumulation type; None is a null pointer; NumPy scalars stay as they are.
+    Arrays must be C-contiguous.
+    """
+    name = np.dtype(dtype).name
+    acc = np.float64 if name == "float64" else np.float32
+    _function(family, expression, name)(grid, block, tuple(_argument(a, acc) for a in arguments))
+
+
+def _argument(a: Any, acc: Any) -> Any:
+    if a is None:
+        return _NULL
+    if isinstance(a, float):  # NumPy's float64 is one, too
+        return acc(a)
+    if isinstance(a, (cupy.ndarray, np.generic)):
+        return a
+    return np.bool_(a) if isinstance(a, bool) else np.int32(a)
+
+
+def over_elements(n: int) -> tuple[tuple[int], tuple[int]]:
+    """(grid, block) for a kernel that says ``FOR_EACH(i, n)``."""
+    return (max(1, min(-(-n // _THREADS), _MOST_BLOCKS)),), (_THREADS,)
+
+
+def over_rows(rows: int, n: int) -> tuple[tuple[int], tuple[int, int]]:
+    """(grid, block) for a kernel with a team of threads for each of the rows of length n; see ``common.cuh``."""
+    if n <= 1024:
+        return (-(-rows // 4),), (32, 4)
+    return (rows,), (256, 1)
+
+
+def accumulation(dtype: Any) -> np.dtype:
+    """The dtype in which a kernel for ``dtype`` computes."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+def contiguous(*arrays: Any) -> Any:
+    """The arrays in C order (None stays None)."""
+    made = tuple(None if a is None else cupy.ascontiguousarray(a) for a in arrays)
+    return made if len(made) > 1 else made[0]
+
+
+def floats(first: Any, *others: Any) -> bool:
+    """Arrays of one floating-point dtype that there are kernels for, the first not empty; None does not count."""
+    if not isinstance(first, cupy.ndarray) or first.dtype.name not in TYPES or not 0 < first.size <= MOST:
+        return False
+    return all(a is None or (isinstance(a, cupy.ndarray) and a.dtype == first.dtype) for a in others)

@@ -1,0 +1,114 @@
+"""Layer, root-mean-square and batch normalization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cupy
+
+from minidl.backend import kernel
+from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, launch, over_rows
+
+# norm_rows_weight_grad: rows a block adds up, and at most how many blocks share a column
+_ROWS_PER_CHUNK, _MOST_CHUNKS = 256, 64
+
+
+def _same(x: Any, weight: Any = None, bias: Any = None, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty"""
+    return floats(x, weight, bias)
+
+
+def _same_grad(dout: Any, x: Any, weight: Any, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty"""
+    return floats(x, weight, dout)
+
+
+def _forward(centre: str, x: Any, weight: Any, bias: Any, normalized_shape: tuple, eps: float) -> Any:
+    x, weight, bias = contiguous(x, weight, bias)
+    n = math.prod(normalized_shape)
+    rows = x.size // n
+    y = cupy.empty(x.shape, x.dtype)
+    launch(
+        "normalization", f"norm_rows<T, {centre}>", x.dtype, *over_rows(rows, n),
+        x, weight, bias, rows, n, float(eps), y,
+    )  # fmt: skip
+    return y
+
+
+def _backward(centre: str, dout: Any, x: Any, weight: Any, normalized_shape: tuple, eps: float) -> tuple[Any, Any, Any]:
+    g, x, weight = contiguous(dout, x, weight)
+    n = math.prod(normalized_shape)
+    rows = x.size // n
+    acc = accumulation(x.dtype)
+    dx = cupy.empty(x.shape, x.dtype)
+    mean, rstd = cupy.empty(rows, acc), cupy.empty(rows, acc)
+    launch(
+        "normalization", f"norm_rows_grad<T, {centre}>", x.dtype, *over_rows(rows, n),
+        g, x, weight, rows, n, float(eps), dx, mean, rstd,
+    )  # fmt: skip
+    chunks = min(-(-rows // _ROWS_PER_CHUNK), _MOST_CHUNKS)
+    dweight, dbias = cupy.empty((chunks, n), acc), cupy.empty((chunks, n), acc)
+    launch(
+        "normalization", "norm_rows_weight_grad<T>", x.dtype, (-(-n // 32), chunks), (32, 8),
+        g, x, mean, rstd, rows, n, -(-rows // chunks), dweight, dbias,
+    )  # fmt: skip
+    return dx, dweight.sum(axis=0).reshape(normalized_shape), dbias.sum(axis=0).reshape(normalized_shape)
+
+
+@kernel("layer_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads a row")
+def layer_norm(x: Any, weight: Any = None, bias: Any = None, *, normalized_shape: tuple, eps: float) -> Any:
+    return _forward("true", x, weight, bias, normalized_shape, eps)
+
+
+@kernel("layer_norm_backward", backend="cupy", when=_same_grad, dtypes=FLOATS, note="dx by row, the rest by column")
+def layer_norm_backward(dout: Any, x: Any, weight: Any, *, normalized_shape: tuple, eps: float) -> tuple[Any, ...]:
+    return _backward("true", dout, x, weight, normalized_shape, eps)
+
+
+@kernel("rms_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads a row")
+def rms_norm(x: Any, weight: Any = None, *, normalized_shape: tuple, eps: float) -> Any:
+    return _forward("false", x, weight, None, normalized_shape, eps)
+
+
+@kernel("rms_norm_backward", backend="cupy", when=_same_grad, dtypes=FLOATS, note="dx by row, the rest by column")
+def rms_norm_backward(dout: Any, x: Any, weight: Any, *, normalized_shape: tuple, eps: float) -> tuple[Any, ...]:
+    return _backward("false", dout, x, weight, normalized_shape, eps)[:2]
+
+
+def _channels(x: Any) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+@kernel("batch_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a block of threads a channel")
+def batch_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> tuple[Any, ...]:
+    x, weight, bias = contiguous(x, weight, bias)
+    batch, channels, pixels = _channels(x)
+    acc = accumulation(x.dtype)
+    y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(channels, acc), cupy.empty(channels, acc)
+    launch(
+        "normalization", "batch_norm<T>", x.dtype, (channels,), (256, 1),
+        x, weight, bias, batch, channels, pixels, float(eps), y, mean, var,
+    )  # fmt: skip
+    return y, mean, var
+
+
+def _batch_grad(dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, *others: Any, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty"""
+    return floats(x, weight, dout)
+
+
+@kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="a block of threads a channel")
+def batch_norm_backward(
+    dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, mean: Any, var: Any, *, eps: float
+) -> tuple[Any, ...]:
+    g, x, weight = contiguous(dout, x, weight)
+    acc = accumulation(x.dtype)
+    dmean, dvar, mean, var = contiguous(*(a.astype(acc, copy=False) for a in (dmean, dvar, mean, var)))
+    batch, channels, pixels = _channels(x)
+    dx, dweight, dbias = cupy.empty(x.shape, x.dtype), cupy.empty(channels, acc), cupy.empty(channels, acc)
+    launch(
+        "normalization", "batch_norm_grad<T>", x.dtype, (channels,), (256, 1),
+        g, dmean, dvar, x, weight, mean, var, batch, channels, pixels, float(eps), dx, dweight, dbias,
+    )  # fmt: skip
+    return dx, dweight, dbias

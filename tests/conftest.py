@@ -1,6 +1,11 @@
 """What all tests share."""
 
 import os
+import signal
+
+# a background process may start with Ctrl-C ignored; the tests of interrupts need Python's own reaction to it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # small arrays in many tests: threads of BLAS only get into each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -27,19 +27,24 @@ _DOWNLOAD_ERRORS = (
 )
 
 
+def cache_folder() -> Path:
+    """``$MINIDL_CACHE``, else ``$XDG_CACHE_HOME/minidl``, else ``~/.cache/minidl``."""
+    if os.environ.get("MINIDL_CACHE"):
+        return Path(os.environ["MINIDL_CACHE"]).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification says that a relative path is to be ignored.
+    return (Path(cache) if cache and os.path.isabs(cache) else Path.home() / ".cache") / "minidl"
+
+
 def data_folders(root: str | os.PathLike | None = None) -> list[Path]:
     """Folders to search for data, best first.
 
-    ``root`` alone where it is given; otherwise the folder in ``MINIDL_DATA`` and then the cache folder
-    (``$XDG_CACHE_HOME/minidl``, by default ``~/.cache/minidl``).
+    ``root`` alone where it is given; otherwise the folder in ``MINIDL_DATA`` and then the cache folder.
     """
     if root is not None:
         return [Path(root).expanduser()]
     folders = [Path(os.environ["MINIDL_DATA"]).expanduser()] if os.environ.get("MINIDL_DATA") else []
-    cache = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification says that a relative path is to be ignored.
-    base = Path(cache) if cache and os.path.isabs(cache) else Path.home() / ".cache"
-    return [*folders, base / "minidl"]
+    return [*folders, cache_folder()]
 
 
 def find(candidates: list[Path]) -> Path | None:

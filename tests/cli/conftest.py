@@ -15,6 +15,7 @@ def elsewhere(tmp_path, monkeypatch):
     """In an empty folder, without data folders, and with the backend put back afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.delenv("MINIDL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = get_backend()
     yield

@@ -17,5 +17,6 @@ def real_data() -> Path:
 def no_data(monkeypatch, tmp_path):
     """No data anywhere by default: MINIDL_DATA unset, the cache an empty folder, which is returned."""
     monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.delenv("MINIDL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "minidl"

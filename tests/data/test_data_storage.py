@@ -86,10 +86,14 @@ def test_atomic_write_failure_keeps_the_old_file(tmp_path):
 
 def test_data_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("MINIDL_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("MINIDL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert storage.data_folders() == [tmp_path / "data", tmp_path / "cache" / "minidl"]
     assert storage.data_folders("given") == [Path("given")]
     monkeypatch.delenv("MINIDL_DATA")
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path / "own"))
+    assert storage.data_folders()[-1] == tmp_path / "own"
+    monkeypatch.delenv("MINIDL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert storage.data_folders() == [Path.home() / ".cache" / "minidl"]
     monkeypatch.delenv("XDG_CACHE_HOME")

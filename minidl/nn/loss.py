@@ -6,10 +6,11 @@ from typing import Any
 
 from minidl import ops
 from minidl.nn.module import Module
+from minidl.tensor import as_tensor
 
 
 class _Loss(Module):
-    """Keeps the settings of a loss function; tensors among them (class weights) are buffers."""
+    """Keeps the settings of a loss function; tensors among them (class weights) are buffers. Takes lists, too."""
 
     _function: Any
 
@@ -21,6 +22,7 @@ class _Loss(Module):
 
     def forward(self, *inputs: Any) -> Any:
         weights = {name: getattr(self, name) for name in self._buffers}
+        inputs = [as_tensor(x) if isinstance(x, list) else x for x in inputs]
         return type(self)._function(*inputs, **weights, **self.settings)
 
     def extra_repr(self) -> str:

@@ -57,6 +57,8 @@ class Optimizer:
             raise TypeError(
                 f"{type(self).__name__}: expected a list of Tensors or of group dicts, got one {type(params).__name__}"
             )
+        if hasattr(params, "parameters"):
+            raise TypeError(f"{type(self).__name__}: expected parameters, got a module; pass its .parameters()")
         params = list(params)
         if not params:
             raise ValueError(f"{type(self).__name__}: got an empty list of parameters")

@@ -75,6 +75,12 @@ def test_float32_scores_with_float64_class_weights_stay_float32():
     assert loss.dtype == x.grad.dtype == np.float32
 
 
+def test_targets_may_be_lists():
+    loss = nn.CrossEntropyLoss()
+    assert loss(Tensor(X), CLASS.tolist()).item() == loss(Tensor(X), CLASS).item()
+    assert nn.MSELoss()(Tensor([1.0, 2.0]), [0.0, 0.0]).item() == 2.5
+
+
 def test_training_with_a_loss_module_brings_the_loss_down():
     model, loss = nn.Linear(4, 4), nn.CrossEntropyLoss()
     x = Tensor(X.astype(np.float32))

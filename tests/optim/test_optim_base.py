@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, optim
+from minidl import Tensor, nn, optim
 from minidl.backend.registry import kernel, unregister_kernel
 
 ALL = {
@@ -232,6 +232,7 @@ def test_an_option_switched_on_later_gets_its_state():
         (lambda p: [], ValueError, "empty"),
         (lambda p: [{"params": []}], ValueError, "empty"),
         (lambda p: p, TypeError, "list"),
+        (lambda p: nn.Linear(1, 1), TypeError, r"pass its \.parameters\(\)"),
         (lambda p: [p, p], ValueError, "twice"),
         (lambda p: [{"params": [p]}, {"params": [p]}], ValueError, "twice"),
         (lambda p: [p * 2], ValueError, "no leaf: it was made by mul"),

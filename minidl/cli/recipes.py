@@ -21,13 +21,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe is None:
         for name in recipes.NAMES:
             recipe = recipes.get(name)
-            print(f"{name:22} {recipe.summary}\n{'':22} target: {recipe.target}")
+            print(f"{name:22} {recipe.summary}\n{'':22} target: {recipe.target}{_unmeasured(recipe)}")
         return 0
     recipe = recipes.get(arguments.recipe)
     module = inspect.getmodule(type(recipe))
     print((module.__doc__ or recipe.summary).strip())
-    unmeasured = "" if recipe.target.measured else "; unmeasured"
-    print(f"\nTarget: {recipe.target} ({recipe.target.source}{unmeasured})\nSource: {module.__file__}\nSettings:")
+    print(f"\nTarget: {recipe.target} ({recipe.target.source}{_unmeasured(recipe)})\nSource: {module.__file__}\nSettings:")
     for key, value in recipe.defaults.items():
         print(f"  {key}={value}")
     return 0
+
+
+def _unmeasured(recipe) -> str:
+    return "" if recipe.target.measured else "; unmeasured"

@@ -100,6 +100,7 @@ def test_recipes_are_listed(minidl):
         "mlp-digits", "lenet-mnist", "cnn-fashion", "cnn-cifar10", "charlstm-shakespeare", "gpt-shakespeare",
     ):  # fmt: skip
         assert name in out
+    assert ">= 0.916; unmeasured" in out and ">= 0.99\n" in out
     status, out, _ = minidl("recipes", "cnn-fashion")
     assert status == 0 and "unmeasured" in out and "test_accuracy >= 0.916" in out and "dropout=0.4" in out
 

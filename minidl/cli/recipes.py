@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipes.get(arguments.recipe)
     module = inspect.getmodule(type(recipe))
     print((module.__doc__ or recipe.summary).strip())
-    print(f"\nTarget: {recipe.target} ({recipe.target.source}{_unmeasured(recipe)})\nSource: {module.__file__}\nSettings:")
+    print(f"\nTarget: {recipe.target} ({recipe.target.source}{_unmeasured(recipe)})")
+    print(f"Source: {module.__file__}\nSettings:")
     for key, value in recipe.defaults.items():
         print(f"  {key}={value}")
     return 0

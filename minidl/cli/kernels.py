@@ -205,6 +205,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         found = bench.run(name, backends, warm=arguments.warm, cases=cases, seconds=arguments.seconds)
         print(bench.table(found), flush=True)
         results += found
+    if not arguments.warm and any(r.share > 1.05 for r in results):
+        print("Faster than the roofline: it was measured while the machine was busy. Measure it again with --measure.")
     if arguments.out:
         for path in bench.save(results, arguments.out, list(roofs.values()), arguments.warm):
             print(path)

@@ -12,6 +12,7 @@ import numpy as np
 from minidl import ops
 from minidl.autograd import engine
 from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, next_in_sequence, user_line
+from minidl.autograd.hooks import HookHandle
 from minidl.backend.registry import backend_of, get_backend, load, state, to_numpy
 from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
 
@@ -364,21 +365,22 @@ class Tensor(Traced):
             self._node.retain[self._output_index] = weakref.ref(self)
         return self
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces the
-        gradient. Returns a function that removes the hook."""
+        gradient. Returns a handle with ``remove()``."""
         if not self.requires_grad:
             raise RuntimeError("register_hook: this tensor does not require a gradient")
-        key = object()
         if self._node is None:
             if self._hooks is None:
                 self._hooks = {}
-            hooks, self._hooks[key] = self._hooks, hook
+            handle = HookHandle(self._hooks)
+            self._hooks[handle] = hook
         else:
             if self._node.hooks is None:
                 self._node.hooks = {}
-            hooks, self._node.hooks[key] = self._node.hooks, (self._output_index, hook)
-        return lambda: hooks.pop(key, None) and None
+            handle = HookHandle(self._node.hooks)
+            self._node.hooks[handle] = (self._output_index, hook)
+        return handle
 
     # In-place changes
 

@@ -367,6 +367,7 @@ def test_conversions():
         (lambda: ops.take(Tensor(np.zeros(2)), np.array([9])), ["take", "9", "float64[2]"]),
         (lambda: ops.broadcast_to(Tensor(np.zeros((2, 3))), shape=(2, 4)), ["broadcast_to", "[2, 3]", "(2, 4)"]),
         (lambda: ops.pad(Tensor(np.zeros(2)), widths=(1,)), ["pad", "(1,)", "float64[2]"]),
+        (lambda: ops.gather(Tensor(np.zeros((2, 3))), 0, axis=0), ["gather", "number", "float64[2, 3], 0"]),
         (lambda: ops.relu("abc"), ["relu", "'abc'", "Tensors"]),
         (lambda: ops.sum(Tensor(np.zeros(2)), dim=0), ["sum(x, *, axis=None", "'dim'"]),
         (lambda: Tensor([[1.0], [1.0, 2.0]]), ["Tensor", "inhomogeneous"]),

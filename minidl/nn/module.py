@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl.autograd.hooks import HookHandle
 from minidl.backend.live import guard
 from minidl.backend.registry import state, to_numpy
 from minidl.ops.primitive import primitive
@@ -31,22 +32,6 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
-
-
-class HookHandle:
-    """Takes a hook away again: ``handle.remove()``, or at the end of ``with handle:``."""
-
-    def __init__(self, hooks: dict) -> None:
-        self._hooks = hooks
-
-    def remove(self) -> None:
-        self._hooks.pop(self, None)
-
-    def __enter__(self) -> HookHandle:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.remove()
 
 
 class _Hooks:

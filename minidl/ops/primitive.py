@@ -181,6 +181,8 @@ class Primitive:
         if not all(a is None or hasattr(a, "dtype") or isinstance(a, _SCALARS) for a in arrays):
             return TypeError(f"{self.name}: expected arrays, Tensors or numbers, got {seen}")
         if type(error) is AttributeError:
+            if any(a is error.obj for a in arrays if isinstance(a, _SCALARS)):
+                return TypeError(f"{self.name}: expected an array or Tensor in place of a number; got {seen}")
             return error
         if "argument" in message and message.startswith(f"{self.reference.__name__}()"):
             return TypeError(f"{self.name}{self.__signature__}: {message.partition('() ')[2]}")

@@ -158,13 +158,18 @@ def test_retain_grad_of_one_of_several_outputs():
 def test_hook_on_a_leaf_sees_the_whole_gradient_once():
     x = leaf(3)
     seen = []
-    remove = x.register_hook(lambda g: seen.append(np.asarray(g)))
+    handle = x.register_hook(lambda g: seen.append(np.asarray(g)))
     (x * 2 + x * 3).sum().backward()
     assert len(seen) == 1
     np.testing.assert_array_equal(seen[0], np.full(3, 5.0))
-    remove()
+    handle.remove()
     (x * 2).sum().backward()
     assert len(seen) == 1
+    y = x * 2
+    with y.register_hook(lambda g: g * 10):
+        y.sum().backward(retain_graph=True)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, np.full(3, 5.0 + 2 + 20 + 2))
 
 
 def test_hook_replaces_the_gradient():

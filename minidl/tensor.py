@@ -17,13 +17,18 @@ from minidl.backend.registry import backend_of, get_backend, load, state, to_num
 from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
 
 _ndarray = np.ndarray
+_NO_PARAMS: dict = {}
 
 
 def apply(prim: Primitive, args: tuple, params: dict) -> Any:
     """Run a primitive whose inputs include Tensors; returns Tensor(s), recorded if a gradient may be wanted."""
     if prim.promote is not None:
         args = promote(prim, args)
-    out = prim.run([a.data if isinstance(a, Tensor) else a for a in args], params)
+    return _record(prim, args, params, prim.run([a.data if isinstance(a, Tensor) else a for a in args], params))
+
+
+def _record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
+    """The array(s) ``out`` that a call made, as Tensor(s)."""
     needs = 0
     if mode.enabled and prim.differentiable:
         bit = 1
@@ -53,23 +58,23 @@ def apply(prim: Primitive, args: tuple, params: dict) -> Any:
     return result
 
 
-def _apply_unary(prim: Primitive, x: Tensor) -> Any:
-    """:func:`apply` for one input and no parameters, where nothing has to be chosen, converted or watched."""
+def _apply_unary(prim: Primitive, x: Tensor, params: dict = _NO_PARAMS) -> Any:
+    """:func:`apply` for one input, where nothing has to be chosen, converted or watched."""
     host, data = prim.host, x.data
     if host is None or type(data) is not _ndarray or data.dtype not in _FLOATS or mode.special:
-        return apply(prim, (x,), {})
+        return apply(prim, (x,), dict(params))
     try:
-        out = host(data)
+        out = host(data, **params) if params else host(data)
     except Exception as error:
-        raise prim.explain(error, (data,)).with_traceback(error.__traceback__) from None
+        raise prim.explain(error, (data,), params).with_traceback(error.__traceback__) from None
     if type(out) is not _ndarray:
         if type(out) is tuple:
-            return apply(prim, (x,), {})
+            return _record(prim, (x,), params, out)
         out = _asarray(out)
     result = _new(Tensor)
     result.data = out
-    if x.requires_grad and mode.enabled and prim.differentiable:
-        result._node = Node.of_one(prim, x, data.shape, out)
+    if x.requires_grad and mode.enabled and prim.differentiable and out.dtype.kind in "fcV":
+        result._node = Node.of_one(prim, x, data.shape, params, out)
         result.requires_grad = True
     if out.base is not None:
         _link_view(result, (x,))
@@ -738,10 +743,10 @@ class Tensor(Traced):
     # Methods of the same name as their primitive
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.sum(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.sum, self, {"axis": axis, "keepdims": keepdims})
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.mean(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.mean, self, {"axis": axis, "keepdims": keepdims})
 
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
         return ops.var(self, axis=axis, keepdims=keepdims, correction=correction)
@@ -750,13 +755,13 @@ class Tensor(Traced):
         return ops.std(self, axis=axis, keepdims=keepdims, correction=correction)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.max(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.max, self, {"axis": axis, "keepdims": keepdims})
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.min(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.min, self, {"axis": axis, "keepdims": keepdims})
 
     def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.prod(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.prod, self, {"axis": axis, "keepdims": keepdims})
 
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.logsumexp(self, axis=axis, keepdims=keepdims)
@@ -765,10 +770,10 @@ class Tensor(Traced):
         return ops.norm(self, ord=ord, axis=axis, keepdims=keepdims)
 
     def any(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.any(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.any, self, {"axis": axis, "keepdims": keepdims})
 
     def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.all(self, axis=axis, keepdims=keepdims)
+        return _apply_unary(ops.all, self, {"axis": axis, "keepdims": keepdims})
 
     def argmax(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.argmax(self, axis=axis, keepdims=keepdims)
@@ -837,37 +842,37 @@ class Tensor(Traced):
     clamp = clip
 
     def exp(self) -> Tensor:
-        return ops.exp(self)
+        return _apply_unary(ops.exp, self)
 
     def log(self) -> Tensor:
-        return ops.log(self)
+        return _apply_unary(ops.log, self)
 
     def sqrt(self) -> Tensor:
-        return ops.sqrt(self)
+        return _apply_unary(ops.sqrt, self)
 
     def abs(self) -> Tensor:
-        return ops.abs(self)
+        return _apply_unary(ops.abs, self)
 
     def pow(self, exponent: Any) -> Tensor:
         return ops.pow(self, exponent)
 
     def square(self) -> Tensor:
-        return ops.square(self)
+        return _apply_unary(ops.square, self)
 
     def sin(self) -> Tensor:
-        return ops.sin(self)
+        return _apply_unary(ops.sin, self)
 
     def cos(self) -> Tensor:
-        return ops.cos(self)
+        return _apply_unary(ops.cos, self)
 
     def tanh(self) -> Tensor:
-        return ops.tanh(self)
+        return _apply_unary(ops.tanh, self)
 
     def sigmoid(self) -> Tensor:
-        return ops.sigmoid(self)
+        return _apply_unary(ops.sigmoid, self)
 
     def relu(self) -> Tensor:
-        return ops.relu(self)
+        return _apply_unary(ops.relu, self)
 
     def softmax(self, axis: Any = -1) -> Tensor:
         return ops.softmax(self, axis=axis)
@@ -876,7 +881,7 @@ class Tensor(Traced):
         return ops.log_softmax(self, axis=axis)
 
     def matmul(self, other: Any) -> Tensor:
-        return ops.matmul(self, other)
+        return _apply_binary(ops.matmul, self, other)
 
 
 for _name, _method in vars(Tensor).items():

@@ -188,13 +188,13 @@ class Node:
         return self
 
     @classmethod
-    def of_one(cls, prim: Primitive, x: Any, shape: tuple, out: Any) -> Node:
-        """What ``Node(prim, (x,), {}, 1, out)`` makes, in less time."""
+    def of_one(cls, prim: Primitive, x: Any, shape: tuple, params: dict, out: Any) -> Node:
+        """What ``Node(prim, (x,), params, 1, out)`` makes, in less time."""
         keep, shapes, keep_out = prim.plans.get(1) or prim.plan(1, 1)
         self = _new(cls)
         self.prim = prim
         self.needs = 1
-        self.params = _NO_PARAMS
+        self.params = params
         self.edges = (x._edge or x._node or x,)
         if keep:
             self.saved = (x,)

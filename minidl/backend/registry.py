@@ -230,10 +230,13 @@ def backend_of(array: Any) -> Backend:
     return state.active if state.active.array_type is np.ndarray else state.backends["numpy"]
 
 
+_ndarray = np.ndarray
+
+
 def namespace(*arrays: Any) -> Any:
     """The array namespace (``numpy``, ``cupy``, ``jax.numpy``) of the first array that is not a host array."""
     for a in arrays:
-        if type(a) is not np.ndarray and hasattr(a, "dtype") and not isinstance(a, np.generic):
+        if type(a) is not _ndarray and hasattr(a, "dtype") and not isinstance(a, np.generic):
             return backend_of(a).xp
     return np
 

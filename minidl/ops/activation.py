@@ -51,7 +51,7 @@ def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
 @primitive
 def relu(x):
     """max(x, 0)."""
-    return namespace(x).maximum(x, x.dtype.type(0))
+    return namespace(x).maximum(x, 0)
 
 
 @_gradient_of(relu)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.registry import namespace, to_numpy
-from minidl.ops.primitive import primitive, result_dtype
+from minidl.ops.primitive import primitive, quiet, result_dtype
 
 
 def sum_to(x, shape):
@@ -105,10 +105,10 @@ mul.defvjp(x=lambda g, y, x_shape: sum_to(g * y, shape=x_shape), y=lambda g, x, 
 
 
 @primitive(promote="float")
+@quiet
 def div(x, y):
     """x / y; integers are divided as floats of the default dtype."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return x / y
+    return x / y
 
 
 div.defvjp(
@@ -136,10 +136,10 @@ remainder.defvjp(
 
 
 @primitive(promote="same")
+@quiet
 def pow(x, y):
     """x ** y. An integer array to a negative integer power raises ValueError, as in NumPy."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return x**y
+    return x**y
 
 
 def _pow_exponent_grad(g, x, out, y_shape):
@@ -193,70 +193,70 @@ square.defvjp(x=lambda g, x: g * (2 * x))
 
 
 @primitive(promote="float")
+@quiet
 def sqrt(x):
     """Square root; NaN for negative numbers."""
-    with np.errstate(invalid="ignore"):
-        return namespace(x).sqrt(x)
+    return namespace(x).sqrt(x)
 
 
 sqrt.defvjp(x=lambda g, out: g / (2 * out))
 
 
 @primitive(promote="float")
+@quiet
 def rsqrt(x):
     """1 / sqrt(x)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 / namespace(x).sqrt(x)
+    return 1 / namespace(x).sqrt(x)
 
 
 rsqrt.defvjp(x=lambda g, out: -0.5 * g * (out * out * out))
 
 
 @primitive(promote="float")
+@quiet
 def exp(x):
     """e ** x."""
-    with np.errstate(over="ignore"):
-        return namespace(x).exp(x)
+    return namespace(x).exp(x)
 
 
 exp.defvjp(x=lambda g, out: g * out)
 
 
 @primitive(promote="float")
+@quiet
 def expm1(x):
     """exp(x) - 1, accurate near 0."""
-    with np.errstate(over="ignore"):
-        return namespace(x).expm1(x)
+    return namespace(x).expm1(x)
 
 
 expm1.defvjp(x=lambda g, out: g * (out + 1))
 
 
 @primitive(promote="float")
+@quiet
 def log(x):
     """Natural logarithm; -inf at 0, NaN below."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return namespace(x).log(x)
+    return namespace(x).log(x)
 
 
 log.defvjp(x=lambda g, x: g / x)
 
 
 @primitive(promote="float")
+@quiet
 def log1p(x):
     """log(1 + x), accurate near 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return namespace(x).log1p(x)
+    return namespace(x).log1p(x)
 
 
 log1p.defvjp(x=lambda g, x: g / (1 + x))
 
 
 @primitive(promote="float")
+@quiet
 def log2(x):
     """Logarithm to base 2."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return namespace(x).log2(x)
+    return namespace(x).log2(x)
 
 
 log2.defvjp(x=lambda g, x: g / (x * math.log(2)))
@@ -299,20 +299,20 @@ arctan.defvjp(x=lambda g, x: g / (1 + x * x))
 
 
 @primitive(promote="float")
+@quiet
 def sinh(x):
     """Hyperbolic sine."""
-    with np.errstate(over="ignore"):
-        return namespace(x).sinh(x)
+    return namespace(x).sinh(x)
 
 
 sinh.defvjp(x=lambda g, x: g * cosh(x))
 
 
 @primitive(promote="float")
+@quiet
 def cosh(x):
     """Hyperbolic cosine."""
-    with np.errstate(over="ignore"):
-        return namespace(x).cosh(x)
+    return namespace(x).cosh(x)
 
 
 cosh.defvjp(x=lambda g, x: g * sinh(x))

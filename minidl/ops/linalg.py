@@ -28,12 +28,11 @@ from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
 @primitive(promote="same")
 def matmul(x, y):
     """Matrix product over the last two axes, broadcast over the others; 1-d inputs are vectors (NumPy's ``@``)."""
-    xp = namespace(x, y)
     try:
-        if xp is np and y.ndim == 2 and x.ndim > 2 and x.flags.c_contiguous and x.size:
+        if x.ndim > 2 and y.ndim == 2 and namespace(x, y) is np and x.flags.c_contiguous and x.size:
             # one large product: NumPy would run a batch of small ones
             return (x.reshape(-1, x.shape[-1]) @ y).reshape(*x.shape[:-1], y.shape[1])
-        return xp.matmul(x, y)
+        return x @ y
     except ValueError as error:
         raise ValueError(
             f"matmul: shapes do not fit: {describe(x)} @ {describe(y)}; expected (..., n, k) @ (..., k, m)"

@@ -33,8 +33,11 @@ Tensors (``create_graph=True``) alike.
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import inspect
 import re
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,8 +77,8 @@ class Primitive:
 
     #: set by :mod:`minidl.tensor`: how a call with Tensors among its inputs is computed and recorded
     record: Callable[[Primitive, tuple, dict], Any]
-    #: the same for one input and no parameters
-    record_unary: Callable[[Primitive, Any], Any]
+    #: the same for one input
+    record_unary: Callable[[Primitive, Any, dict], Any]
 
     def __init__(
         self,
@@ -123,8 +126,8 @@ class Primitive:
             args = (*args[0], *self._surplus(args[1:], params, 0))
         elif not self.variadic and len(args) != len(self.inputs):
             args = self._bind(args, params)
-        elif len(args) == 1 and not params and isinstance(args[0], Traced):
-            return Primitive.record_unary(self, args[0])
+        elif len(args) == 1 and isinstance(args[0], Traced):
+            return Primitive.record_unary(self, args[0], params)
         for a in args:
             if isinstance(a, Traced):
                 return Primitive.record(self, args, params)
@@ -174,8 +177,10 @@ class Primitive:
     def explain(self, error: Exception, arrays: Any, params: Mapping[str, Any] = _NO_PARAMS) -> Exception:
         """The array library's complaint with the operation's name and what it was given; other errors, and those that
         begin with a name already, as they are."""
-        message = str(error)
-        if type(error) not in _COMPLAINTS or re.match(r"\w+: ", message):
+        message, kind = str(error), type(error)
+        if kind.__module__.startswith("numpy") and isinstance(error, TypeError):
+            kind = TypeError  # NumPy's own subclass is not made from a message
+        if kind not in _COMPLAINTS or re.match(r"\w+: ", message):
             return error
         seen = ", ".join([*map(describe, arrays), *(f"{k}={v!r:.60}" for k, v in params.items())])
         if not all(a is None or hasattr(a, "dtype") or isinstance(a, _SCALARS) for a in arrays):
@@ -188,7 +193,7 @@ class Primitive:
             return TypeError(f"{self.name}{self.__signature__}: {message.partition('() ')[2]}")
         if "broadcast" in message:
             return ValueError(f"{self.name}: shapes do not broadcast together: {seen}")
-        return type(error)(f"{self.name}: {message}; got {seen}")
+        return kind(f"{self.name}: {message}; got {seen}")
 
     def defvjp(self, **rules: Callable[..., Any]) -> None:
         """Give one gradient rule per input, by name."""
@@ -273,6 +278,32 @@ def primitive(
         return p
 
     return make if function is None else make(function)
+
+
+class _Silence(threading.local):
+    """``run(f, *args)`` of this thread: a call in a context where NumPy does not warn of floating-point errors."""
+
+    def __init__(self) -> None:
+        context = contextvars.Context()
+        context.run(np.seterr, all="ignore")
+        self.run = context.run
+
+
+_silence = _Silence()
+
+
+def quiet(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of references: NumPy does not warn of overflow, division by zero or invalid values in there.
+
+    Like ``@np.errstate(all="ignore")``, which takes longer than a small operation itself. A quiet function must not
+    call another one.
+    """
+
+    @functools.wraps(reference)
+    def run(*args: Any, **params: Any) -> Any:
+        return _silence.run(reference, *args, **params)
+
+    return run
 
 
 def _place(arrays: Any) -> tuple[Any, Any]:

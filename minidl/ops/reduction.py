@@ -40,10 +40,10 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
-@primitive
+@primitive(promote="same")
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
-    return namespace(x).sum(x, axis=axis, keepdims=keepdims)
+    return x.sum(axis=axis, keepdims=keepdims)
 
 
 sum.defvjp(

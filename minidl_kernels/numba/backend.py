@@ -14,6 +14,8 @@ from minidl.backend import Backend, register
 #: kernel modules, one a family of primitives; importing one registers its kernels
 FAMILIES: tuple[str, ...] = (
     "activation",
+    "conv",
+    "attention",
     "elementwise",
     "embedding",
     "loss",

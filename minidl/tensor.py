@@ -728,7 +728,7 @@ class Tensor(Traced):
         """Convert to a dtype, or move to the backend of that name (unrecorded)."""
         if isinstance(target, str):
             from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)
-            if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not _is_dtype_name(target):
+            if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not is_dtype_name(target):
                 array = load(from_name).asarray(self.data)
                 if array is self.data:
                     return self
@@ -904,7 +904,8 @@ def _rebuild(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
     return t
 
 
-def _is_dtype_name(name: str) -> bool:
+def is_dtype_name(name: str) -> bool:
+    """Is it a dtype's name, such as "float32", and not a device's?"""
     try:
         np.dtype(name)
     except TypeError:

@@ -11,7 +11,7 @@ from minidl.autograd.hooks import HookHandle
 from minidl.backend.live import guard
 from minidl.backend.registry import state, to_numpy
 from minidl.ops.primitive import primitive
-from minidl.tensor import Tensor
+from minidl.tensor import Tensor, is_dtype_name
 
 
 class Parameter(Tensor):
@@ -321,7 +321,7 @@ class Module:
         ``to("cupy")``, ``to(np.float64)``, ``to("jax", np.float16)``. The Parameter objects stay the same.
         """
         for target in targets:
-            if isinstance(target, str) and not _is_dtype(target):
+            if isinstance(target, str) and not is_dtype_name(target):
                 device = target
             else:
                 dtype = target
@@ -481,10 +481,3 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({extra})"
         return f"{type(self).__name__}({extra}\n  " + "\n  ".join(lines) + "\n)"
-
-
-def _is_dtype(name: str) -> bool:
-    try:
-        return np.dtype(name) is not None
-    except TypeError:
-        return False

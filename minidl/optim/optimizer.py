@@ -187,13 +187,6 @@ class Optimizer:
                 state[name] = self.initial_state(name, p, group)
         return state
 
-    def init_state(self) -> None:
-        """Make the state of all parameters now rather than at their first update (for compiled steps)."""
-        for group in self.param_groups:
-            _, required, optional, _ = self.rule(group)
-            for p in group["params"]:
-                self._make_state(p, (*required, *(n for n in optional if n is not None)), group)
-
     def state_dict(self) -> dict[str, Any]:
         """A snapshot as PyTorch arranges it: ``{"state": {index: {name: value}}, "param_groups": [options]}``.
 

@@ -96,12 +96,12 @@ def test_float32_stays_float32_also_with_array_scalars(case):
     params, same = weights((3, 4)), weights((3, 4))
     by_number, by_array = make(case, params), make(case, same)
     by_array.param_groups[0]["lr"] = np.array(by_array.param_groups[0]["lr"])  # float64, as a compiled step has it
-    by_array.init_state()
-    by_array.state[same[0]]["step"] = np.array(0)
     for i in range(8):
         for p, o in ((params, by_number), (same, by_array)):
             give_gradients(p, i)
             o.step()
+        if i == 0:
+            by_array.state[same[0]]["step"] = np.array(1)
     for state in (by_number.state[params[0]], by_array.state[same[0]]):
         assert all(a.dtype == np.float32 for n, a in state.items() if n != "step")
     np.testing.assert_allclose(same[0].data, params[0].data, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,6 @@ from minidl.backend import kernel
 from minidl_kernels.numba.common import PARALLEL, SERIAL, over_rows, plain
 from minidl_kernels.numba.vecmath import add_any_order, exp, log, nan_max
 
-
 _BLOCK = 32
 
 

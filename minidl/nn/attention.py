@@ -11,7 +11,7 @@ from minidl.autograd import is_grad_enabled
 from minidl.backend.registry import backend_of
 from minidl.nn import init
 from minidl.nn.linear import Linear
-from minidl.nn.module import Module, Parameter
+from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.linear import linear
 from minidl.ops.primitive import default_dtype
@@ -104,6 +104,7 @@ class MultiHeadAttention(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        check_sizes(self, least=1, embed_dim=embed_dim, num_heads=num_heads)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads

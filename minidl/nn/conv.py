@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl import ops
 from minidl.nn import init
-from minidl.nn.module import Module, Parameter
+from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.conv import int_tuple
 from minidl.ops.primitive import default_dtype
 
@@ -39,6 +39,7 @@ class _Conv(Module):
     ) -> None:
         super().__init__()
         layer = type(self).__name__
+        check_sizes(self, in_channels=in_channels, out_channels=out_channels)
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{layer}: in_channels={in_channels} and out_channels={out_channels} must both be multiples of "

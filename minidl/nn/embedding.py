@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl.nn import init
-from minidl.nn.module import Module, Parameter
+from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.embedding import embedding
 from minidl.ops.primitive import default_dtype
 from minidl.tensor import Tensor, as_tensor
@@ -24,6 +24,7 @@ class Embedding(Module):
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = None
     ) -> None:
         super().__init__()
+        check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"Embedding: padding_idx {padding_idx} is outside the {num_embeddings} rows")
         self.num_embeddings = num_embeddings

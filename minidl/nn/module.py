@@ -481,3 +481,10 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({extra})"
         return f"{type(self).__name__}({extra}\n  " + "\n  ".join(lines) + "\n)"
+
+
+def check_sizes(layer: Module, least: int = 0, **sizes: Any) -> None:
+    """Raise ValueError that names the layer unless all ``sizes`` are ints of at least ``least``."""
+    for name, size in sizes.items():
+        if not isinstance(size, (int, np.integer)) or size < least:
+            raise ValueError(f"{type(layer).__name__}: {name} must be an int of at least {least}, got {size!r}")

@@ -15,7 +15,7 @@ from minidl import ops
 from minidl.backend.registry import backend_of
 from minidl.nn import init
 from minidl.nn.dropout import dropout
-from minidl.nn.module import Module, Parameter
+from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.primitive import default_dtype
 from minidl.tensor import Tensor, as_tensor
 
@@ -141,6 +141,8 @@ class _Recurrent(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        check_sizes(self, input_size=input_size)
+        check_sizes(self, least=1, hidden_size=hidden_size, num_layers=num_layers)
         if not 0 <= dropout <= 1:
             raise ValueError(f"{type(self).__name__}: dropout must be in [0, 1], got {dropout}")
         self.input_size = input_size
@@ -321,6 +323,8 @@ class _Cell(Module):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = None) -> None:
         super().__init__()
+        check_sizes(self, input_size=input_size)
+        check_sizes(self, least=1, hidden_size=hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         rows, dtype = self.gates * hidden_size, dtype or default_dtype()

@@ -118,3 +118,21 @@ def test_flatten_and_unflatten():
 def test_identity_takes_anything():
     x = Tensor([1.0])
     assert nn.Identity(3, key="value")(x) is x
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments", "message"),
+    [
+        (nn.Linear, (-1, 2), "Linear: in_features must be an int of at least 0, got -1"),
+        (nn.Linear, (2, 2.5), "Linear: out_features must be an int of at least 0, got 2.5"),
+        (nn.Bilinear, (2, 2, -3), "Bilinear: out_features"),
+        (nn.Embedding, (4, -2), "Embedding: embedding_dim"),
+        (nn.Conv2D, (3, -4, 3), "Conv2D: out_channels"),
+        (nn.LSTM, (2, 3, 0), "LSTM: num_layers must be an int of at least 1, got 0"),
+        (nn.GRUCell, (2, 0), "GRUCell: hidden_size"),
+        (nn.MultiHeadAttention, (8, 0), "MultiHeadAttention: num_heads"),
+    ],
+)
+def test_sizes_that_make_no_layer(layer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer(*arguments)

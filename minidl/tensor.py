@@ -100,7 +100,7 @@ def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
     tx, ty = type(xd), type(yd)
     if tx is _ndarray:
         dt = xd.dtype
-        plain = dt in _FLOATS and (yd.dtype is dt if ty is _ndarray else ty is float or ty is int)
+        plain = dt in _FLOATS and (yd.dtype == dt if ty is _ndarray else ty is float or ty is int)
     else:
         plain = ty is _ndarray and yd.dtype in _FLOATS and (tx is float or tx is int)
     if not plain or host is None or mode.special:

@@ -341,7 +341,7 @@ def promote(prim: Primitive, args: tuple) -> tuple:
             first = dt
             if dt.kind != "f":
                 mixed = True
-        elif dt is not first:
+        elif dt != first:
             mixed = True
     return _promote_mixed(prim, args) if mixed else args
 

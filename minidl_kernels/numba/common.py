@@ -30,7 +30,7 @@ def plain(first: Any, *others: Any) -> bool:
     if dtype not in FLOATS:
         return False
     for a in others:
-        if a is not None and (type(a) is not np.ndarray or a.dtype is not dtype or not a.flags.c_contiguous):
+        if a is not None and (type(a) is not np.ndarray or a.dtype != dtype or not a.flags.c_contiguous):
             return False
     return True
 

@@ -545,7 +545,7 @@ def host_floats(*arrays: Any) -> bool:
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype not in FLOATS:
         return False
-    return all(a is None or (type(a) is np.ndarray and a.dtype is first.dtype and a.size > 0) for a in arrays)
+    return all(a is None or (type(a) is np.ndarray and a.dtype == first.dtype and a.size > 0) for a in arrays)
 
 
 def _forward_served(

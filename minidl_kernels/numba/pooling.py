@@ -244,7 +244,7 @@ def _counts(
 
 def _floats(*arrays: Any) -> bool:
     dtype = getattr(arrays[0], "dtype", None)
-    return dtype in FLOATS and all(type(a) is np.ndarray and a.dtype is dtype and a.size > 0 for a in arrays)
+    return dtype in FLOATS and all(type(a) is np.ndarray and a.dtype == dtype and a.size > 0 for a in arrays)
 
 
 def _images(

@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba import literal_unroll, njit, types  # noqa: F401
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -212,6 +212,51 @@ def _transpose_square(typingctx, x, i, j, y, p, q, scale):
 
 
 @intrinsic
+def reduce_rows(typingctx, x, out, largest):
+    """out = the sum (or ``largest``, a literal: the largest) of ``out`` and all rows of ``x``, which is a panel wide.
+
+    The largest of numbers with NaN among them is any of them or NaN.
+    """
+    if not isinstance(largest, types.BooleanLiteral):
+        return None
+    sig = types.void(x, out, largest)
+
+    def codegen(context, builder, sig, args):
+        source, target = (context.make_array(t)(context, builder, a) for t, a in zip(sig.args[:2], args))
+        rows = cgutils.unpack_tuple(builder, source.shape, 2)[0]
+        stride = cgutils.unpack_tuple(builder, source.strides, 2)[0]
+        vector, _, size = _vector(x.dtype)
+
+        def at(start, v):
+            return builder.bitcast(_address(builder, start, (_int(v * VECTOR_BYTES), _int(1))), vector.as_pointer())
+
+        first = [builder.load(at(target.data, v), align=size) for v in range(_VECTORS)]
+        entry = builder.block
+        head, body, done = (builder.append_basic_block(name) for name in ("rows", "row", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        i = builder.phi(_INT)
+        i.add_incoming(_int(0), entry)
+        so_far = [builder.phi(vector) for _ in first]
+        builder.cbranch(builder.icmp_signed("<", i, rows), body, done)
+        builder.position_at_end(body)
+        start = _address(builder, source.data, (i, stride))
+        for v, (s, initial) in enumerate(zip(so_far, first)):
+            here = builder.load(at(start, v), align=size)
+            larger = builder.select(builder.fcmp_ordered(">", s, here), s, here)
+            s.add_incoming(initial, entry)
+            s.add_incoming(larger if largest.literal_value else builder.fadd(s, here), body)
+        i.add_incoming(builder.add(i, _int(1)), body)
+        builder.branch(head)
+        builder.position_at_end(done)
+        for v, s in enumerate(so_far):
+            builder.store(s, at(target.data, v), align=size)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@intrinsic
 def unit_stride(typingctx, x):
     """The 1-d array, declared to have unit stride (the caller knows), so that loops over it are vectorized."""
     out = x.copy(layout="C")
@@ -253,7 +298,7 @@ def _tiles(a, b, c, full, j, k0, k1, accumulate):
 def product(a, b, c, accumulate):
     """c = a @ b, or c += a @ b to accumulate. Rows of ``b`` and ``c`` have unit stride; ``a`` may have any strides."""
     depth, width = b.shape
-    wide = _columns(c)
+    wide = panel_width(c)
     if depth == 0 and not accumulate:
         c[:] = 0
     for k0 in range(0, depth, DEPTH):
@@ -311,7 +356,7 @@ def pack_transposed(w, out, scale):
 
 
 @intrinsic
-def _columns(typingctx, x):
+def panel_width(typingctx, x):
     """``columns`` of the array's dtype, a constant in compiled code."""
 
     def codegen(context, builder, sig, args):

@@ -27,7 +27,9 @@ __device__ inline float cdf_normal(float x) { return normcdff(x); }
 __device__ inline double cdf_normal(double x) { return normcdf(x); }
 template <typename A> __device__ inline A pdf_normal(A x) { return exp(A(-0.5) * x * x) * A(0.3989422804014327); }
 // sqrt(2 / pi) (x + 0.044715 x^3), in the tanh approximation of gelu
-template <typename A> __device__ inline A gelu_inner(A x) { return A(0.7978845608028654) * x * (1 + A(0.044715) * x * x); }
+template <typename A> __device__ inline A gelu_inner(A x) {
+    return A(0.7978845608028654) * x * (1 + A(0.044715) * x * x);
+}
 
 UNARY(Sigmoid, return logistic(x);)
 GRADIENT(SigmoidGrad, return g * (x * (1 - x));)  // x is the output here

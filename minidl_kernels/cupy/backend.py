@@ -13,7 +13,10 @@ import numpy as np
 from minidl.backend import Backend, register
 
 #: kernel modules, one a family of primitives; importing one registers its kernels
-FAMILIES: tuple[str, ...] = ("activation", "loss", "normalization", "optimizer", "random", "softmax")
+FAMILIES: tuple[str, ...] = (
+    "activation", "attention", "conv", "embedding", "loss", "normalization", "optimizer", "pooling", "random",
+    "recurrent", "softmax",
+)  # fmt: skip
 
 
 class CupyBackend(Backend):

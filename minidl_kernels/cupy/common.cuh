@@ -1,8 +1,8 @@
 // What all kernels share: element types, sums over a row, random bits.
 //
 // Kernels are templates over the type T in which elements are stored: float, double, __half or __nv_bfloat16. They
-// compute in Acc<T>: float for the half precisions, T itself for the others. Indices are ints: the Python side gives no
-// more than 2^30 elements to a kernel.
+// compute in Acc<T>: float for the half precisions, T itself for the others. Indices are ints: the Python side gives
+// no more than 2^30 elements to a kernel.
 
 #ifdef USE_FP16
 #include <cuda_fp16.h>
@@ -50,8 +50,8 @@ template <typename A> __device__ inline A not_a_number() { return infinity<A>() 
 // Rows.
 //
 // Kernels over the rows of a matrix give each row blockDim.x threads, a "team": either one warp (blockDim.x = 32, and
-// blockDim.y rows a block), which can talk through registers, or a whole block (blockDim.y = 1), whose warps talk through
-// shared memory. A team leaves the kernel together, so nobody waits for a thread that is gone.
+// blockDim.y rows a block), which can talk through registers, or a whole block (blockDim.y = 1), whose warps talk
+// through shared memory. A team leaves the kernel together, so nobody waits for a thread that is gone.
 
 __device__ inline int row_of_team() { return blockIdx.x * blockDim.y + threadIdx.y; }
 
@@ -63,8 +63,8 @@ template <typename A> __device__ inline A from_lane_xor(A x, int offset) {
     return __shfl_xor_sync(0xffffffffu, x, offset);
 }
 
-// The combination (by Op) of the values of all threads of a team, given to each of them. The order is always the same, so
-// the result is, too.
+// The combination (by Op) of the values of all threads of a team, given to each of them. The order is always the
+// same, so the result is, too.
 template <typename Op, typename A> __device__ inline A reduce_team(A x) {
     for (int offset = 16; offset > 0; offset /= 2) x = Op::combine(x, from_lane_xor(x, offset));
     if (blockDim.x > 32) {
@@ -80,8 +80,8 @@ template <typename Op, typename A> __device__ inline A reduce_team(A x) {
 
 template <typename A> __device__ inline A sum_team(A x) { return reduce_team<Sum>(x); }
 
-// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): ten rounds turn a counter and
-// a key into four random words. Word i of the stream of a key is word i % 4 of the block with counter i / 4.
+// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): ten rounds turn a counter
+// and a key into four random words. Word i of the stream of a key is word i % 4 of the block with counter i / 4.
 
 typedef unsigned long long u64;
 struct PhiloxBlock { unsigned word[4]; };

@@ -1,6 +1,6 @@
-// Cross-entropy with class indices: logits (rows, classes), one team of threads a row. Formulas and names are those of
-// minidl/ops/loss.py. weight (classes,) may be null. A target that is neither a class nor ignore_index gives NaN: a kernel
-// cannot raise an error.
+// Cross-entropy with class indices: logits (rows, classes), one team of threads a row. Formulas and names are those
+// of minidl/ops/loss.py. weight (classes,) may be null. A target that is neither a class nor ignore_index gives NaN:
+// a kernel cannot raise an error.
 
 #include "softmax.cuh"
 
@@ -63,8 +63,8 @@ __global__ void cross_entropy_total(
     }
 }
 
-// dx = (p sum(q) - q) g with p = softmax(x) and q the target distribution times its weight. g has one element a row, or
-// only one; it is divided by *total if that is given.
+// dx = (p sum(q) - q) g with p = softmax(x) and q the target distribution times its weight. g has one element a row,
+// or only one; it is divided by *total if that is given.
 template <typename T>
 __global__ void cross_entropy_grad(
     const T* g, bool g_per_row, const T* total, const T* x, const long long* target, const T* top, const T* logsum,

@@ -4,8 +4,8 @@
 
 #include "common.cuh"
 
-// Layer and root-mean-square normalization: the rows of (rows, n), one team of threads a row. Centre tells the two apart:
-// with it the mean is subtracted.
+// Layer and root-mean-square normalization: the rows of (rows, n), one team of threads a row. Centre tells the two
+// apart: with it the mean is subtracted.
 
 template <typename A> struct Statistics { A mean, var; };
 
@@ -41,8 +41,8 @@ __global__ void norm_rows(const T* x, const T* weight, const T* bias, int rows, 
     }
 }
 
-// dx = (dz - mean(dz) - z mean(dz z)) / std with dz = weight g; without Centre there is no mean(dz). The statistics are
-// computed again, and kept for norm_rows_weight_grad.
+// dx = (dz - mean(dz) - z mean(dz z)) / std with dz = weight g; without Centre there is no mean(dz). The statistics
+// are computed again, and kept for norm_rows_weight_grad.
 template <typename T, bool Centre>
 __global__ void norm_rows_grad(
     const T* g, const T* x, const T* weight, int rows, int n, Acc<T> eps, T* dx, Acc<T>* mean, Acc<T>* rstd
@@ -108,8 +108,8 @@ __global__ void norm_rows_weight_grad(
     }
 }
 
-// Batch normalization of x (batch, channels, pixels): one block a channel. The m = batch * pixels values of a channel lie
-// in runs of `pixels`.
+// Batch normalization of x (batch, channels, pixels): one block a channel. The m = batch * pixels values of a channel
+// lie in runs of `pixels`.
 
 struct Channel {
     int channels, pixels, of;
@@ -140,8 +140,8 @@ __global__ void batch_norm(
     }
 }
 
-// dx = scale (g - (dbias + z dweight) / m) with scale = weight / std, and what comes through the mean and the variance:
-// dmean / m + 2 dvar (x - mean) / m.
+// dx = scale (g - (dbias + z dweight) / m) with scale = weight / std, and what comes through the mean and the
+// variance: dmean / m + 2 dvar (x - mean) / m.
 template <typename T>
 __global__ void batch_norm_grad(
     const T* g, const Acc<T>* dmean, const Acc<T>* dvar, const T* x, const T* weight, const Acc<T>* mean,

@@ -2,8 +2,8 @@
 
 #include "common.cuh"
 
-// Words offset, offset + 1, ... of the stream. A thread makes one Philox block: four words, of which those at either end
-// may be outside.
+// Words offset, offset + 1, ... of the stream. A thread makes one Philox block: four words, of which those at either
+// end may be outside.
 __global__ void random_bits(unsigned* out, int n, u64 key, u64 offset) {
     const int blocks = (int)((offset % 4 + n + 3) / 4);
     FOR_EACH(i, blocks) {
@@ -15,8 +15,8 @@ __global__ void random_bits(unsigned* out, int n, u64 key, u64 offset) {
     }
 }
 
-// Element i is kept, and multiplied by scale, where word offset + i says so. The mask is never stored: the backward pass
-// is this kernel again, on the gradient.
+// Element i is kept, and multiplied by scale, where word offset + i says so. The mask is never stored: the backward
+// pass is this kernel again, on the gradient.
 template <typename T>
 __global__ void dropout(const T* x, T* y, int n, u64 key, u64 offset, unsigned threshold, Acc<T> scale) {
     const int blocks = (int)((offset % 4 + n + 3) / 4);

@@ -2,8 +2,8 @@
 
 #include "common.cuh"
 
-// The largest of some numbers, and the sum of exp(number - largest). Two such pairs combine into one, so that a row is
-// read once for both (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, algorithm 3).
+// The largest of some numbers, and the sum of exp(number - largest). Two such pairs combine into one, so that a row
+// is read once for both (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, algorithm 3).
 template <typename A> struct SoftmaxSum { A top, sum; };
 
 template <typename A> __device__ inline SoftmaxSum<A> from_lane_xor(SoftmaxSum<A> x, int offset) {
@@ -24,7 +24,9 @@ struct OnlineSoftmax {
 template <typename T> __device__ inline SoftmaxSum<Acc<T>> softmax_sum(const T* x, int n) {
     using A = Acc<T>;
     SoftmaxSum<A> mine = {-infinity<A>(), 0};
-    for (int j = threadIdx.x; j < n; j += blockDim.x) mine = OnlineSoftmax::combine(mine, SoftmaxSum<A>{widen(x[j]), 1});
+    for (int j = threadIdx.x; j < n; j += blockDim.x) {
+        mine = OnlineSoftmax::combine(mine, SoftmaxSum<A>{widen(x[j]), 1});
+    }
     mine = reduce_team<OnlineSoftmax>(mine);
     if (isinf(mine.top)) mine.sum = not_a_number<A>();
     return mine;

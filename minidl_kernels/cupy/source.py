@@ -26,13 +26,21 @@ KERNELS: dict[str, tuple[str, ...]] = {
                       "Softsign", "Hardswish", "Hardtanh")
         ),
     ),
+    "attention": (
+        "attention<T, false>", "attention_grad_kv<T, false>", "attention_grad_q<T, false>",
+        "attention<T, true>", "attention_grad_kv<T, true>", "attention_grad_q<T, true>", "attention_delta<T>",
+    ),
+    "conv": ("im2col<T>", "col2im<T>", "to_images<T>"),
+    "embedding": ("embedding_grad<T>",),
     "loss": ("cross_entropy_rows<T>", "cross_entropy_total<T>", "cross_entropy_grad<T>"),
     "normalization": (
         "norm_rows<T, true>", "norm_rows<T, false>", "norm_rows_grad<T, true>", "norm_rows_grad<T, false>",
         "norm_rows_weight_grad<T>", "batch_norm<T>", "batch_norm_grad<T>",
     ),
     "optimizer": ("adam<T>", "sgd<T>"),
+    "pooling": ("max_pool<T>", "max_pool_grad<T>", "avg_pool<T>", "avg_pool_grad<T>"),
     "random": ("random_bits", "dropout<T>"),
+    "recurrent": ("lstm_step<T>", "lstm_step_grad<T>", "gru_step<T>", "gru_step_grad<T>"),
     "softmax": ("softmax<T, false>", "softmax<T, true>", "softmax_grad<T, false>", "softmax_grad<T, true>"),
 }  # fmt: skip
 

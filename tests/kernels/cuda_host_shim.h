@@ -1,6 +1,7 @@
-// Runs CUDA kernels on the host: enough of CUDA C++ for the kernels of minidl_kernels/cupy to compile with g++ and to be
-// run block after block, each thread a coroutine. A thread runs until it waits at a barrier; then the next one has its turn,
-// in ascending or in descending order. A kernel that gives different results in the two orders lacks a barrier.
+// Runs CUDA kernels on the host: enough of CUDA C++ for the kernels of minidl_kernels/cupy to compile with g++ and to
+// be run block after block, each thread a coroutine. A thread runs until it waits at a barrier; then the next one has
+// its turn, in ascending or in descending order. A kernel that gives different results in the two orders lacks a
+// barrier.
 //
 // fake_cupy.py generates the rest of the program: the kernels, and the list of those to call.
 
@@ -37,6 +38,7 @@ using std::sqrt;
 using std::tanh;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline double normcdf(double x) { return 0.5 * std::erfc(x * -0.70710678118654752440); }
 inline float normcdff(float x) { return (float)normcdf(x); }
 
@@ -196,7 +198,7 @@ inline bool run_block(bool descending) {
                 if (block.barrier.arrived) block.error = "a thread ended while others wait at __syncthreads";
             }
         }
-        if (!block.error && block.progress == before) block.error = "threads wait at barriers that the others never reach";
+        if (!block.error && block.progress == before) block.error = "threads wait at barriers that others never reach";
         if (block.error) {
             forget_threads();
             return false;
@@ -303,7 +305,9 @@ std::vector<Kernel>& kernels();  // the generated part of the program defines it
 extern "C" {
 inline __attribute__((used)) int host_cuda_count() { return (int)host_cuda::kernels().size(); }
 inline __attribute__((used)) const char* host_cuda_name(int i) { return host_cuda::kernels()[i].name; }
-inline __attribute__((used)) const char* host_cuda_signature(int i) { return host_cuda::kernels()[i].signature.c_str(); }
+inline __attribute__((used)) const char* host_cuda_signature(int i) {
+    return host_cuda::kernels()[i].signature.c_str();
+}
 
 // null, or what went wrong
 inline __attribute__((used)) const char* host_cuda_launch(

@@ -105,6 +105,20 @@ def ascontiguousarray(value: ndarray) -> ndarray:
     return value if value.flags.c_contiguous else value.copy(order="C")
 
 
+def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
+    """cuBLAS adds up half precisions in float32; CuPy has no product of stacks of bfloat16 matrices."""
+    _refuse_host((a, b, out))
+    dtype = np.promote_types(a.dtype, b.dtype)
+    if max(a.ndim, b.ndim) > 2 and dtype.name == "bfloat16":
+        raise TypeError("matmul: stacks of bfloat16 matrices")
+    work = np.float32 if dtype.itemsize < 4 else dtype
+    result = np.matmul(_plain(a).astype(work), _plain(b).astype(work)).astype(dtype)
+    if out is None:
+        return _device(result)
+    _plain(out)[...] = result
+    return out
+
+
 # Kernels
 
 
@@ -272,8 +286,8 @@ def _numpy_function(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     target = getattr(np, name)
-    if not callable(target) or isinstance(target, type):
-        return target
+    if not callable(target) or isinstance(target, (type, np.ufunc)):
+        return target  # (a ufunc asks the array's __array_ufunc__)
 
     @functools.wraps(target)
     def call(*args: Any, **options: Any) -> Any:
@@ -287,13 +301,15 @@ def module() -> types.ModuleType:
     """A module to stand for ``cupy``; it has NumPy's functions, and CuPy's own that the backend uses."""
     made = types.ModuleType("cupy")
     made.__version__ = "fake"
-    for value in (ndarray, RawModule, empty, asarray, asnumpy, ascontiguousarray):
+    for value in (ndarray, RawModule, empty, asarray, asnumpy, ascontiguousarray, matmul):
         setattr(made, value.__name__, value)
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
     device = types.SimpleNamespace(synchronize=lambda: None)
     made.cuda = types.SimpleNamespace(
         runtime=runtime, Device=lambda: device, Stream=_Stream, get_current_stream=lambda: _streams[-1]
     )
+    as_strided = lambda x, *args: _device(np.lib.stride_tricks.as_strided(_plain(x), *args))
+    made.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
     made.__getattr__ = _numpy_function
     return made
 

@@ -1,0 +1,130 @@
+"""LSTM and GRU layers: cuBLAS for the products, and one kernel a time step for all that happens to the gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from minidl.backend import kernel
+from minidl.ops.recurrent import _active, _input_grad, _order, _previous, _project, _weight_grad
+from minidl_kernels.cupy.launch import FLOATS, contiguous, floats, launch, over_elements
+
+
+def _ends(lengths: tuple | None) -> Any:
+    return None if lengths is None else cupy.asarray(np.array(lengths, np.int32))
+
+
+def _lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty; no projection"""
+    return w_hr is None and floats(x, h0, c0, w_ih, w_hh, b_ih, b_hh) and c0.size > 0
+
+
+@kernel("lstm", backend="cupy", when=_lstm, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+def lstm(
+    x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, w_hr: Any = None, *,
+    reverse: bool = False, lengths: tuple | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    steps, batch, hidden = x.shape[0], *c0.shape
+    gates = contiguous(_project(x, w_ih, None if b_ih is None else b_ih + b_hh, cupy))
+    y, cells = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
+    recurrent = cupy.empty((batch, 4 * hidden), x.dtype)
+    h, c = contiguous(h0, c0)
+    ends = _ends(lengths)
+    for t in _order(steps, reverse):
+        cupy.matmul(h, w_hh.T, out=recurrent)
+        state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
+        launch(
+            "recurrent", "lstm_step<T>", x.dtype, *over_elements(batch * hidden),
+            gates[t], recurrent, h, c, ends, t, batch, hidden, cells[t], y[t], state,
+        )  # fmt: skip
+        h, c = y[t] if state is None else state, cells[t]
+    return y, h.copy(), c.copy(), gates, cells
+
+
+def _lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty; no projection"""
+    return w_hr is None and floats(x, gy, gh, gc, h0, c0, w_ih, w_hh, y, gates, cells) and c0.size > 0
+
+
+@kernel("lstm_backward", backend="cupy", when=_lstm_backward, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+def lstm_backward(
+    gy: Any, gh: Any, gc: Any, x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, w_hr: Any, y: Any, gates: Any,
+    cells: Any, *, reverse: bool, lengths: tuple | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    steps, batch, hidden = x.shape[0], *c0.shape
+    gy, dh, c0, gates, cells = contiguous(gy, gh, c0, gates, cells)
+    dc = cupy.ascontiguousarray(gc).copy()
+    dz = cupy.empty((steps, batch, 4 * hidden), x.dtype)
+    active, ends = _active(x, lengths, cupy), _ends(lengths)
+    for t in _order(steps, not reverse):
+        before = t + 1 if reverse else t - 1
+        launch(
+            "recurrent", "lstm_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy[t], gates[t], cells[t],
+            cells[before] if 0 <= before < steps else c0, ends, t, batch, hidden, dc, dz[t],
+        )  # fmt: skip
+        later, dh = dh, cupy.matmul(dz[t], w_hh)
+        if active is not None:
+            dh += later * ~active[t]  # past its end, a sequence's state only waits
+    h_prev = _previous(y, h0, active, reverse, cupy)
+    return (
+        _input_grad(dz, w_ih, cupy), dh.copy(), dc, _weight_grad(dz, x, cupy), _weight_grad(dz, h_prev, cupy),
+        dz.sum(axis=(0, 1)), cupy.zeros((0, hidden), x.dtype),
+    )  # fmt: skip
+
+
+def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty"""
+    return floats(x, h0, w_ih, w_hh, b_ih, b_hh) and h0.size > 0
+
+
+@kernel("gru", backend="cupy", when=_gru, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+def gru(
+    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *, reverse: bool = False,
+    lengths: tuple | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    steps, batch, hidden = x.shape[0], *h0.shape
+    gates = contiguous(_project(x, w_ih, b_ih, cupy))
+    y, hn = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
+    recurrent = cupy.empty((batch, 3 * hidden), x.dtype)
+    h, b_hh = contiguous(h0, b_hh)
+    ends = _ends(lengths)
+    for t in _order(steps, reverse):
+        cupy.matmul(h, w_hh.T, out=recurrent)
+        state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
+        launch(
+            "recurrent", "gru_step<T>", x.dtype, *over_elements(batch * hidden),
+            gates[t], recurrent, b_hh, h, ends, t, batch, hidden, hn[t], y[t], state,
+        )  # fmt: skip
+        h = y[t] if state is None else state
+    return y, h.copy(), gates, hn
+
+
+def _gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, **params: Any) -> bool:
+    """floating-point arrays of one dtype, not empty"""
+    return floats(x, gy, gh, h0, w_ih, w_hh, y, gates, hn) and h0.size > 0
+
+
+@kernel("gru_backward", backend="cupy", when=_gru_backward, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+def gru_backward(
+    gy: Any, gh: Any, x: Any, h0: Any, w_ih: Any, w_hh: Any, y: Any, gates: Any, hn: Any, *, reverse: bool,
+    lengths: tuple | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    steps, batch, hidden = x.shape[0], *h0.shape
+    gy, dh, gates, hn = contiguous(gy, gh, gates, hn)
+    h_prev = contiguous(_previous(y, h0, _active(x, lengths, cupy), reverse, cupy))
+    dz_x, dz_h = (cupy.empty((steps, batch, 3 * hidden), x.dtype) for _ in range(2))
+    ends = _ends(lengths)
+    for t in _order(steps, not reverse):
+        direct = cupy.empty((batch, hidden), x.dtype)
+        launch(
+            "recurrent", "gru_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy[t], gates[t], hn[t],
+            h_prev[t], ends, t, batch, hidden, dz_x[t], dz_h[t], direct,
+        )  # fmt: skip
+        dh = cupy.matmul(dz_h[t], w_hh)
+        dh += direct
+    return (
+        _input_grad(dz_x, w_ih, cupy), dh.copy(), _weight_grad(dz_x, x, cupy), _weight_grad(dz_h, h_prev, cupy),
+        dz_x.sum(axis=(0, 1)), dz_h.sum(axis=(0, 1)),
+    )  # fmt: skip

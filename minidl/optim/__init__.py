@@ -6,6 +6,7 @@ from minidl.optim.adagrad import Adagrad
 from minidl.optim.adam import Adam, AdamW
 from minidl.optim.clip import clip_grad_norm_, clip_grad_value_, get_total_norm
 from minidl.optim.ema import ExponentialMovingAverage
+from minidl.optim.grad_scaler import GradScaler
 from minidl.optim.lamb import LAMB
 from minidl.optim.lars import LARS
 from minidl.optim.lion import Lion

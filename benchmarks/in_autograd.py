@@ -10,7 +10,7 @@ from autograd.extend import defvjp, primitive
 from autograd.scipy.signal import convolve
 from autograd.scipy.special import erf
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step
+from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step, over_batches
 
 Weights = dict[str, Any]
 
@@ -133,22 +133,21 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     params = {n: a.copy() for n, a in weights.items() if n != "lm_head.weight"}
     m = {n: np.zeros_like(a) for n, a in params.items()}
     v = {n: np.zeros_like(a) for n, a in params.items()}
-    targets = np.zeros((y.size, 10 if workload in ("mlp", "lenet") else 65), np.float32)
-    targets[np.arange(y.size), y.reshape(-1)] = 1
+    one_hot = np.eye(10 if workload in ("mlp", "lenet") else 65, dtype=np.float32)
     count = 0
 
-    def loss_of(params: Weights) -> Any:
-        scores = forward(params, x)
+    def loss_of(params: Weights, inputs: Any, targets: Any) -> Any:
+        scores = forward(params, inputs)
         scores = scores.reshape(-1, scores.shape[-1])
         scores = scores - np.max(scores, axis=1, keepdims=True)
         logp = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
-        return -np.sum(logp * targets) / np.float32(y.size)
+        return -np.sum(logp * targets) / np.float32(len(targets))
 
     loss_and_grads = value_and_grad(loss_of)
 
-    def step() -> float:
+    def step(inputs: Any, targets: Any) -> float:
         nonlocal count
-        loss, grads = loss_and_grads(params)
+        loss, grads = loss_and_grads(params, inputs, one_hot[targets.reshape(-1)])
         count += 1
         for n, p in params.items():
             g = grads[n]
@@ -158,4 +157,4 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
             p -= LR / (1 - BETA1**count) * m[n] / (np.sqrt(v[n]) / (1 - BETA2**count) ** 0.5 + EPS)
         return float(loss)
 
-    return step
+    return over_batches(step, x, y)

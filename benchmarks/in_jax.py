@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, Step
+from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, Step, over_batches
 
 Weights = dict[str, Any]
 
@@ -141,11 +141,10 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
 
     step = jax.jit(step, donate_argnums=0)
     state = params, buffers, m, v, jnp.float32(0)
-    inputs, targets = jnp.array(x), jnp.array(y)
 
-    def run() -> float:
+    def run(inputs: Any, targets: Any) -> float:
         nonlocal state
         loss, state = step(state, inputs, targets)
         return float(jax.block_until_ready((loss, state))[0])
 
-    return run
+    return over_batches(run, [jnp.array(a) for a in x], [jnp.array(a) for a in y])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import minidl
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step
+from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step, over_batches
 from minidl import nn, ops, optim
 from minidl.models import GPT, CharLSTM, LeNet5, resnet18
 
@@ -30,7 +30,6 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any], backend: str, 
     net = model(workload)
     net.load_state_dict(weights)
     optimizer = optim.AdamW(net.parameters(), lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
-    inputs, targets = minidl.Tensor(x), minidl.Tensor(y)
 
     def step(inputs, targets):
         optimizer.zero_grad()
@@ -43,4 +42,5 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any], backend: str, 
 
     if jit:
         step = minidl.jit(step)
-    return lambda: step(inputs, targets).item()
+    inputs, targets = [minidl.Tensor(a) for a in x], [minidl.Tensor(a) for a in y]
+    return over_batches(lambda inputs, targets: step(inputs, targets).item(), inputs, targets)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tinygrad import Context, Device, Tensor, TinyJit, nn
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step
+from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step, over_batches
 
 Weights = dict[str, Tensor]
 
@@ -66,8 +66,8 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     optimizer = nn.optim.AdamW(
         list(params.values()), lr=LR, b1=BETA1, b2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY
     )
-    inputs = Tensor(x if x.dtype == np.float32 else x.astype(np.int32)).realize()
-    targets = Tensor(y.reshape(-1).astype(np.int32)).realize()
+    inputs = [Tensor(a if a.dtype == np.float32 else a.astype(np.int32)).realize() for a in x]
+    targets = [Tensor(a.reshape(-1).astype(np.int32)).realize() for a in y]
 
     @TinyJit
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -77,4 +77,4 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
             loss = scores.reshape(-1, scores.shape[-1]).sparse_categorical_crossentropy(targets).backward()
             return loss.realize(*optimizer.schedule_step())
 
-    return lambda: step(inputs, targets).item()
+    return over_batches(lambda inputs, targets: step(inputs, targets).item(), inputs, targets)

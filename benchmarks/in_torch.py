@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step
+from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step, over_batches
 
 
 class LeNet5(nn.Module):
@@ -153,9 +153,8 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     net = model(workload)
     net.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in weights.items()})
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
-    inputs, targets = torch.from_numpy(x), torch.from_numpy(y)
 
-    def step() -> float:
+    def step(inputs: Any, targets: Any) -> float:
         optimizer.zero_grad()
         scores = net(inputs)
         loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets.reshape(-1))
@@ -163,4 +162,4 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
         optimizer.step()
         return loss.item()
 
-    return step
+    return over_batches(step, torch.from_numpy(x).unbind(), torch.from_numpy(y).unbind())

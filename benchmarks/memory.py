@@ -40,7 +40,7 @@ def _forget_peak() -> None:
 def _train(pipe: Any, implementation: str, workload: str, data: models.Arrays) -> None:
     try:
         x, y, weights = data
-        step = models.build(implementation, workload, (x[:2], y[:2], weights))
+        step = models.build(implementation, workload, (x[:, :2], y[:, :2], weights))
         for _ in range(STEPS):
             step()
         del step

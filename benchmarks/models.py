@@ -1,24 +1,40 @@
 """The models whose training steps are compared, and who implements them.
 
-A workload is a model, one batch of random data, and AdamW. Every implementation gets the same arrays, with the initial
-weights under the names of minidl's ``state_dict`` (PyTorch's names), and gives a function that makes one training step
-and returns the loss as a Python float.
+A workload is a model, random data, and AdamW. Every implementation gets the same arrays, with the initial weights under
+the names of minidl's ``state_dict`` (PyTorch's names), and gives a function that makes one training step and returns
+the loss as a Python float. Step k uses inputs k % INPUTS and targets k % TARGETS: the same inputs come with other
+targets each time, so nothing can be learned by heart. (If it could, gradients would vanish, and what would be measured
+is how slow processors are on subnormal numbers.)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+#: different batches of inputs, and of targets
+INPUTS, TARGETS = 4, 32
 #: options of AdamW, the same for everybody
 LR, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-3, 0.9, 0.999, 1e-8, 1e-2
 
 Arrays = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 Step = Callable[[], float]
+
+
+def over_batches(step: Callable[[Any, Any], float], inputs: Any, targets: Any) -> Step:
+    """``step(inputs, targets)`` on one pair of batches after the other."""
+    count = itertools.count()
+
+    def run() -> float:
+        k = next(count)
+        return step(inputs[k % INPUTS], targets[k % TARGETS])
+
+    return run
 
 
 class NotDone(Exception):
@@ -36,12 +52,13 @@ class Workload:
     vocab: int = 65
     classes: int = 10
 
-    def batch_arrays(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def batches(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (INPUTS, batch, ...) and targets (TARGETS, batch, ...)."""
         if self.image is not None:
-            x = rng.standard_normal((self.batch, *self.image), dtype=np.float32)
-            return x, rng.integers(0, self.classes, self.batch)
-        text = rng.integers(0, self.vocab, (self.batch, self.tokens + 1))
-        return np.ascontiguousarray(text[:, :-1]), np.ascontiguousarray(text[:, 1:])
+            x = rng.standard_normal((INPUTS, self.batch, *self.image), dtype=np.float32)
+            return x, rng.integers(0, self.classes, (TARGETS, self.batch))
+        shape = self.batch, self.tokens
+        return rng.integers(0, self.vocab, (INPUTS, *shape)), rng.integers(0, self.vocab, (TARGETS, *shape))
 
 
 WORKLOADS = {
@@ -72,7 +89,7 @@ def arrays(workload: str, seed: int = 0) -> Arrays:
 
     minidl.manual_seed(seed)
     weights = {name: t.numpy().copy() for name, t in model(workload).state_dict().items()}
-    return *WORKLOADS[workload].batch_arrays(np.random.default_rng(seed)), weights
+    return *WORKLOADS[workload].batches(np.random.default_rng(seed)), weights
 
 
 def build(implementation: str, workload: str, data: Arrays) -> Step:

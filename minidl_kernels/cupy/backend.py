@@ -122,7 +122,7 @@ class HostCopy:
     def __init__(self, array: cupy.ndarray) -> None:
         current = cupy.cuda.get_current_stream()
         # the device array and the page-locked memory must both outlive the transfer
-        self._source = cupy.ascontiguousarray(array)
+        self._source = array if array.flags.c_contiguous else array.copy(order="C")
         self._values = pinned(np.empty(array.shape, array.dtype))
         self._source.get(stream=current, out=self._values, blocking=False)
         self._done = current.record()

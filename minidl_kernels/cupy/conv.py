@@ -56,7 +56,7 @@ class _Geometry:
     def rows(self, g: Any) -> Any:
         """(batch, outputs, *out) -> (groups, outputs / groups, batch * positions)."""
         per_group = (self.groups, self.outputs // self.groups, len(g) * self.positions)
-        return cupy.ascontiguousarray(g.swapaxes(0, 1)).reshape(per_group)
+        return contiguous(g.swapaxes(0, 1)).reshape(per_group)
 
     def matrix(self, weight: Any) -> Any:
         """(groups, outputs / groups, depth / groups)."""

@@ -72,8 +72,8 @@ def accumulation(dtype: Any) -> np.dtype:
 
 
 def contiguous(*arrays: Any) -> Any:
-    """The arrays in C order (None stays None)."""
-    made = tuple(None if a is None else cupy.ascontiguousarray(a) for a in arrays)
+    """The arrays in C order (None stays None), each of its shape: ``cupy.ascontiguousarray`` gives 0-d ones an axis."""
+    made = tuple(a if a is None or a.flags.c_contiguous else a.copy(order="C") for a in arrays)
     return made if len(made) > 1 else made[0]
 
 

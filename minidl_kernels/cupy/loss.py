@@ -31,10 +31,10 @@ def _indices_grad(
 def _rows(logits: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
     """Logits (N, C, ...) as contiguous (N, ..., C), and targets and weights to go with them."""
     classes_last = cupy.moveaxis(logits, min(1, logits.ndim - 1), -1)
-    target = cupy.ascontiguousarray(target.astype(np.int64, copy=False))
+    target = contiguous(target.astype(np.int64, copy=False))
     if weight is not None:
-        weight = cupy.ascontiguousarray(weight.astype(logits.dtype, copy=False))
-    return cupy.ascontiguousarray(classes_last), target, weight
+        weight = contiguous(weight.astype(logits.dtype, copy=False))
+    return contiguous(classes_last), target, weight
 
 
 @kernel("cross_entropy", backend="cupy", when=_indices, dtypes=FLOATS, note="log-sum-exp and loss in one pass a row")
@@ -78,4 +78,4 @@ def cross_entropy_grad(
         total if reduction == "mean" else None, x, target, top, logsum, weight, n, classes, float(label_smoothing),
         np.int64(ignore_index), dx,
     )  # fmt: skip
-    return cupy.ascontiguousarray(cupy.moveaxis(dx, -1, min(1, logits.ndim - 1)))
+    return contiguous(cupy.moveaxis(dx, -1, min(1, logits.ndim - 1)))

@@ -55,7 +55,7 @@ def lstm_backward(
 ) -> tuple[Any, ...]:  # fmt: skip
     steps, batch, hidden = x.shape[0], *c0.shape
     gy, dh, c0, gates, cells = contiguous(gy, gh, c0, gates, cells)
-    dc = cupy.ascontiguousarray(gc).copy()
+    dc = contiguous(gc).copy()
     dz = cupy.empty((steps, batch, 4 * hidden), x.dtype)
     active, ends = _active(x, lengths, cupy), _ends(lengths)
     for t in _order(steps, not reverse):

@@ -23,7 +23,7 @@ def _in_rows(expression: str, axis: int, *arrays: Any) -> Any:
     out = cupy.empty(shape, dtype)
     n = shape[-1]
     launch("softmax", expression, dtype, *over_rows(out.size // n, n), *rows, out, out.size // n, n)
-    return cupy.ascontiguousarray(cupy.moveaxis(out, -1, axis))
+    return contiguous(cupy.moveaxis(out, -1, axis))
 
 
 @kernel("softmax", backend="cupy", when=_any, dtypes=FLOATS)

@@ -61,6 +61,9 @@ class ndarray(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         return _device(np.ndarray.__getitem__(self, _plain(key)))
 
+    def get(self, stream: Any, out: np.ndarray, blocking: bool) -> None:
+        out[...] = _plain(self)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, ndarray):
@@ -101,8 +104,7 @@ def asnumpy(value: Any) -> np.ndarray:
 
 
 def ascontiguousarray(value: ndarray) -> ndarray:
-    # unlike NumPy's, keeps 0-d arrays 0-d, and makes no copy of what is contiguous
-    return value if value.flags.c_contiguous else value.copy(order="C")
+    return _device(np.ascontiguousarray(_plain(value)))  # as NumPy's, it gives a 0-d array an axis
 
 
 def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
@@ -257,10 +259,11 @@ def _run(library, number, name, grid, block, args, memory, descending) -> None:
 
 
 class _Stream:
+    #: what the streams were told, in order
+    log: list = []
+
     def __init__(self, non_blocking: bool = False) -> None:
         self.non_blocking = non_blocking
-
-    log: list = []
 
     def __enter__(self) -> _Stream:
         _streams.append(self)
@@ -269,14 +272,30 @@ class _Stream:
     def __exit__(self, *_: Any) -> None:
         _streams.pop()
 
-    def record(self) -> tuple:
+    def record(self) -> Any:
         self.log.append(("record", self))
-        return ("event of", self)
+        return types.SimpleNamespace(stream=self, done=True, synchronize=lambda: self.log.append(("wait for", self)))
 
-    def wait_event(self, event: tuple) -> None:
-        self.log.append(("wait", self, event[1]))
+    def wait_event(self, event: Any) -> None:
+        self.log.append(("wait", self, event.stream))
 
-    def synchronize(self) -> None: ...
+
+class _Pool:
+    limit = 0
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        self.limit = size if fraction is None else int(fraction * 1000)
+
+    def get_limit(self) -> int:
+        return self.limit
+
+    def used_bytes(self) -> int:
+        return 1
+
+    total_bytes = used_bytes
+
+    def free_all_blocks(self) -> None:
+        self.freed = True
 
 
 _streams = [_Stream()]
@@ -303,11 +322,16 @@ def module() -> types.ModuleType:
     made.__version__ = "fake"
     for value in (ndarray, RawModule, empty, asarray, asnumpy, ascontiguousarray, matmul):
         setattr(made, value.__name__, value)
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
-    device = types.SimpleNamespace(synchronize=lambda: None)
-    made.cuda = types.SimpleNamespace(
-        runtime=runtime, Device=lambda: device, Stream=_Stream, get_current_stream=lambda: _streams[-1]
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: 1, getDeviceProperties=lambda i: {"name": b"Fake GPU"}, runtimeGetVersion=lambda: 0
     )
+    device = types.SimpleNamespace(synchronize=lambda: None, id=0, compute_capability="70", mem_info=(1 << 30, 2 << 30))
+    made.cuda = types.SimpleNamespace(
+        runtime=runtime, Device=lambda: device, Stream=_Stream, get_current_stream=lambda: _streams[-1],
+        alloc_pinned_memory=bytearray,
+    )  # fmt: skip
+    pool, pinned_pool = _Pool(), _Pool()
+    made.get_default_memory_pool, made.get_default_pinned_memory_pool = lambda: pool, lambda: pinned_pool
     as_strided = lambda x, *args: _device(np.lib.stride_tricks.as_strided(_plain(x), *args))
     made.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
     made.__getattr__ = _numpy_function

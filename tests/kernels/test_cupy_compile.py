@@ -1,5 +1,6 @@
 """Every CUDA kernel compiles, for every element type and three generations of GPUs. Needs a compiler, but no GPU."""
 
+import ast
 import ctypes
 import importlib.util
 import re
@@ -156,3 +157,28 @@ def test_compiler_refuses_a_kernel_that_is_wrong():
         COMPILER.compile(
             wrong, sources.expressions("softmax", "float32"), sources.options("float32"), max(COMPILER.architectures())
         )
+
+
+def names_of_cupy():
+    """Every ``cupy.a.b`` in the package's sources."""
+    found = set()
+    for path in sources.FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = []
+            while isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            if isinstance(node, ast.Name) and node.id == "cupy" and parts:
+                found.add(".".join(reversed(parts)))
+    return sorted(found)
+
+
+def test_cupy_has_what_is_used():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    names = names_of_cupy()
+    assert "RawModule" in names and "cuda.get_current_stream" in names
+    for name in names:
+        value = cupy
+        for part in name.split("."):
+            assert hasattr(value, part), f"CuPy {cupy.__version__} has no cupy.{name}"
+            value = getattr(value, part)

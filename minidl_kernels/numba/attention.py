@@ -236,9 +236,10 @@ def _run(items: Any, parallel: Any, arguments: str, dtype: np.dtype, work: int, 
 def _serves(
     q: Any, k: Any, v: Any, attn_mask: Any = None, *others: Any, dropout_p: float, need_mask: bool = False, **more: Any
 ) -> bool:
-    """host arrays of one dtype, float32 or float64, not empty; no dropout; no gradient of the mask"""
+    """float32 or float64, not empty, no dropout, no gradient of the mask; more than 4 queries or at most 256 keys"""
     return (
         not dropout_p
+        and (q.shape[-2] > 4 or k.shape[-2] <= 256)
         and not need_mask
         and q.dtype in FLOATS
         and all(type(a) is np.ndarray and a.dtype == q.dtype and a.size > 0 for a in (q, k, v, *others))
@@ -252,7 +253,7 @@ def _serves(
 def _backward_serves(
     g: Any, g_lse: Any, q: Any, k: Any, v: Any, attn_mask: Any, out: Any, lse: Any, **params: Any
 ) -> bool:
-    """host arrays of one dtype, float32 or float64, not empty; no dropout; no gradient of the mask"""
+    """float32 or float64, not empty, no dropout, no gradient of the mask; more than 4 queries or at most 256 keys"""
     return _serves(q, k, v, attn_mask, g, g_lse, out, lse, **params)
 
 

@@ -57,12 +57,16 @@ def _project(x: np.ndarray, w_ih: np.ndarray, out: np.ndarray) -> None:
     np.matmul(_flat(x), w_ih.T, out=_flat(out))
 
 
-def _layouts(w_hh: np.ndarray, steps: int) -> np.ndarray:
-    """w_hhᵀ packed; for a single step, which is left to BLAS, nothing."""
+def _packed(w: np.ndarray, steps: int, transposed: bool = False) -> np.ndarray:
+    """``w`` (or its transpose) packed; for a single step, whose product is left to BLAS, nothing."""
+    depth, width = w.shape[::-1] if transposed else w.shape
     if steps == 1:
-        return packed(w_hh.shape[1], 0, w_hh.dtype)
-    out = packed(w_hh.shape[1], w_hh.shape[0], w_hh.dtype)
-    pack_transposed(np.ascontiguousarray(w_hh), out, w_hh.dtype.type(1))
+        return packed(depth, 0, w.dtype)
+    out, w = packed(depth, width, w.dtype), np.ascontiguousarray(w)
+    if transposed:
+        pack_transposed(w, out, w.dtype.type(1))
+    else:
+        pack(w, out)
     return out
 
 
@@ -162,7 +166,10 @@ def _rnn_steps_back(gy, dh, w, y, relu, dz, db, lengths, reverse, start, stop):
                 for j in range(d.size):
                     d[j] = total[j] * ((one - out[j] * out[j]) * active)
             _add_into(db[n], d)
-        packed_product(dz[t, start:stop], w, dh[start:stop], False)
+        if w.size:
+            packed_product(dz[t, start:stop], w, dh[start:stop], False)
+        else:
+            dh[start:stop] = 0
         for n in range(start, stop):
             if t >= lengths[n]:
                 _add_into(dh[n], kept[n - start])
@@ -196,8 +203,8 @@ def rnn(
         y[0] += np.matmul(h0, w_hh.T)
     bias = _bias(b_ih if b_ih is None else b_ih + b_hh, w_ih)
     _over_batch(
-        _rnn_steps, _rnn_parallel, y.size, rows, y, bias, _layouts(w_hh, steps), h, nonlinearity == "relu",
-        _lengths(x, lengths), reverse,
+        _rnn_steps, _rnn_parallel, y.size, rows, y, bias, _packed(w_hh, steps, transposed=True), h,
+        nonlinearity == "relu", _lengths(x, lengths), reverse,
     )  # fmt: skip
     return y, h
 
@@ -213,12 +220,12 @@ def rnn_backward(
     dh[...] = gh
     y, each = np.ascontiguousarray(y), _lengths(x, lengths)
     dz, sums = np.empty(y.shape, x.dtype), np.zeros(h0.shape, x.dtype)
-    w = packed(*w_hh.shape, x.dtype)
-    pack(np.ascontiguousarray(w_hh), w)
     _over_batch(
-        _rnn_steps_back, _rnn_parallel_back, dz.size, len(h0), np.ascontiguousarray(gy), dh, w, y,
-        nonlinearity == "relu", dz, sums, each, reverse,
+        _rnn_steps_back, _rnn_parallel_back, dz.size, len(h0), np.ascontiguousarray(gy), dh,
+        _packed(w_hh, len(x)), y, nonlinearity == "relu", dz, sums, each, reverse,
     )  # fmt: skip
+    if len(x) == 1:
+        dh += np.matmul(dz[0], w_hh)
     np.matmul(_flat(dz), w_ih, out=_flat(dx))
     _weight_grad(dz, x, dw_ih)
     _state_grad(dz, y, h0, each, reverse, dw_hh)
@@ -286,7 +293,10 @@ def _gru_steps_back(gy, dh, h0, w, y, gates, hn, dz_x, dz_h, db_x, db_h, lengths
             d_h[: 2 * hidden] = d_x[: 2 * hidden]
             _add_into(db_x[n], d_x)
             _add_into(db_h[n], d_h)
-        packed_product(dz_h[t, start:stop], w, dh[start:stop], False)
+        if w.size:
+            packed_product(dz_h[t, start:stop], w, dh[start:stop], False)
+        else:
+            dh[start:stop] = 0
         for n in range(start, stop):
             _add_into(dh[n], kept[n - start])
 
@@ -322,7 +332,7 @@ def gru(
     u = np.matmul(h0, w_hh.T) if steps == 1 else np.empty((rows, 3 * hidden), x.dtype)
     _over_batch(
         _gru_steps, _gru_parallel, gates.size, rows, gates, _bias(b_ih, w_ih), _bias(b_hh, w_hh),
-        _layouts(w_hh, steps), u, h, y, hn, _lengths(x, lengths), reverse,
+        _packed(w_hh, steps, transposed=True), u, h, y, hn, _lengths(x, lengths), reverse,
     )  # fmt: skip
     return y, h, gates, hn
 
@@ -339,13 +349,13 @@ def gru_backward(
     y, each = np.ascontiguousarray(y), _lengths(x, lengths)
     dz_x, dz_h = np.empty(gates.shape, x.dtype), np.empty(gates.shape, x.dtype)
     sums_x, sums_h = np.zeros(gates.shape[1:], x.dtype), np.zeros(gates.shape[1:], x.dtype)
-    w = packed(*w_hh.shape, x.dtype)
-    pack(np.ascontiguousarray(w_hh), w)
     _over_batch(
         _gru_steps_back, _gru_parallel_back, gates.size, len(h0), np.ascontiguousarray(gy), dh,
-        np.ascontiguousarray(h0), w, y, np.ascontiguousarray(gates), np.ascontiguousarray(hn), dz_x, dz_h, sums_x,
-        sums_h, each, reverse,
+        np.ascontiguousarray(h0), _packed(w_hh, len(x)), y, np.ascontiguousarray(gates), np.ascontiguousarray(hn),
+        dz_x, dz_h, sums_x, sums_h, each, reverse,
     )  # fmt: skip
+    if len(x) == 1:
+        dh += np.matmul(dz_h[0], w_hh)
     np.matmul(_flat(dz_x), w_ih, out=_flat(dx))
     _weight_grad(dz_x, x, dw_ih)
     _state_grad(dz_h, y, h0, each, reverse, dw_hh)
@@ -419,7 +429,10 @@ def _lstm_steps_back(gy, dh, dc, c0, w, gates, cells, dz, db, lengths, reverse, 
                 for j in range(hidden):
                     d_cell[j] *= f[j]
             _add_into(db[n], d)
-        packed_product(dz[t, start:stop], w, dh[start:stop], False)
+        if w.size:
+            packed_product(dz[t, start:stop], w, dh[start:stop], False)
+        else:
+            dh[start:stop] = 0
         for n in range(start, stop):
             if t >= lengths[n]:
                 _add_into(dh[n], kept[n - start])
@@ -460,8 +473,8 @@ def lstm(
         gates[0] += np.matmul(h0, w_hh.T)
     bias = _bias(b_ih if b_ih is None else b_ih + b_hh, w_ih)
     _over_batch(
-        _lstm_steps, _lstm_parallel, gates.size, rows, gates, bias, _layouts(w_hh, steps), h, c, y, cells,
-        _lengths(x, lengths), reverse,
+        _lstm_steps, _lstm_parallel, gates.size, rows, gates, bias, _packed(w_hh, steps, transposed=True), h, c, y,
+        cells, _lengths(x, lengths), reverse,
     )  # fmt: skip
     return y, h, c, gates, cells
 
@@ -481,12 +494,13 @@ def lstm_backward(
     dh[...], dc[...] = gh, gc
     each = _lengths(x, lengths)
     dz, sums = np.empty(gates.shape, x.dtype), np.zeros(gates.shape[1:], x.dtype)
-    w = packed(*w_hh.shape, x.dtype)
-    pack(np.ascontiguousarray(w_hh), w)
     _over_batch(
         _lstm_steps_back, _lstm_parallel_back, gates.size, len(h0), np.ascontiguousarray(gy), dh, dc,
-        np.ascontiguousarray(c0), w, np.ascontiguousarray(gates), np.ascontiguousarray(cells), dz, sums, each, reverse,
+        np.ascontiguousarray(c0), _packed(w_hh, len(x)), np.ascontiguousarray(gates), np.ascontiguousarray(cells), dz,
+        sums, each, reverse,
     )  # fmt: skip
+    if len(x) == 1:
+        dh += np.matmul(dz[0], w_hh)
     np.matmul(_flat(dz), w_ih, out=_flat(dx))
     _weight_grad(dz, x, dw_ih)
     _state_grad(dz, y, h0, each, reverse, dw_hh)

@@ -498,7 +498,12 @@ def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: type) -
 
 def _tensor_type(tensor: Any) -> type:
     """Tensor itself, whatever subclass (Parameter) the instance has."""
-    return next(c for c in reversed(type(tensor).__mro__) if issubclass(c, Traced) and c is not Traced)
+    return _root_type(type(tensor))
+
+
+@functools.cache
+def _root_type(cls: type) -> type:
+    return next(c for c in reversed(cls.__mro__) if issubclass(c, Traced) and c is not Traced)
 
 
 def _run_leaf_hooks(leaf: Any, g: Any, on_tensors: bool) -> Any:

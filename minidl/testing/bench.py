@@ -174,7 +174,7 @@ def _forward_cases() -> dict[str, list[BenchCase]]:
         for m, i, o in ((64, 128, 64), (64, 784, 256), (768, 512, 2048))
     ]
     table["conv2d"] = [
-        _conv("4x8x16x16, 16 of 3x3", 4, 8, 16, 16, 3, 1, 1),
+        _conv("4x16x16x16, 16 of 3x3", 4, 16, 16, 16, 3, 1, 1),
         _conv("LeNet 64x6x14x14, 16 of 5x5", 64, 6, 16, 14, 5),
         _conv("ResNet 32x64x32x32, 64 of 3x3", 32, 64, 64, 32, 3, 1, 1),
         _conv("ResNet 32x256x8x8, 256 of 3x3", 32, 256, 256, 8, 3, 1, 1),

@@ -256,6 +256,9 @@ def _conv(n: int) -> Strategy:
         dilation = tuple(draw(st.sampled_from([1, 1, 2])) for _ in range(n))
         stride = tuple(draw(st.sampled_from([1, 1, 2, 3])) for _ in range(n))
         padding = tuple(_dim(draw, 0, 2) for _ in range(n))
+        if n == 2 and draw(st.booleans()):  # and these above all
+            groups, kernel, stride, dilation = 1, (3, 3), (1, 1), (1, 1)
+            channels, out = draw(st.sampled_from([(16, 16), (16, 32), (48, 16)]))
         least = [max(d * (k - 1) + 1 - 2 * p, 1) for k, d, p in zip(kernel, dilation, padding)]
         size = tuple(m + _dim(draw, 0, 9 if n < 3 else 3) for m in least)
         bias = Floats((out,)) if draw(st.booleans()) else None

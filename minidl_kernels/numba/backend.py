@@ -11,11 +11,11 @@ import numpy as np
 
 from minidl.backend import Backend, register
 
-#: kernel modules, one a family of primitives; importing one registers its kernels
+#: kernel modules, one a family of primitives; importing one registers its kernels, the last asked first
 FAMILIES: tuple[str, ...] = (
     "activation",
-    "conv",
     "attention",
+    "conv",
     "elementwise",
     "embedding",
     "loss",
@@ -24,6 +24,7 @@ FAMILIES: tuple[str, ...] = (
     "pooling",
     "random",
     "recurrent",
+    "winograd",
 )
 
 

@@ -75,23 +75,22 @@ _PASS = np.dtype([(name, np.int64) for name in (
 _local = threading.local()
 
 
+def scratch(name: str, size: int, dtype: Any) -> np.ndarray:
+    """Memory to work in, not initialized, kept from call to call under ``name``; each Python thread has its own."""
+    kept = _local.__dict__.setdefault("arrays", {})
+    found = kept.get((name, dtype))
+    if found is None or found.size < size:
+        # the first element begins a cache line
+        raw = np.empty(size * dtype.itemsize + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        found = kept[name, dtype] = raw[start : start + size * dtype.itemsize].view(dtype)
+    return found[:size]
+
+
 def workspace(size: int, dtype: Any) -> np.ndarray:
-    """Memory for each of Numba's threads, (threads, size), kept from call to call; each Python thread has its own."""
-    kept = _local.__dict__.setdefault("workspaces", {})
+    """Such memory for each of Numba's threads: (threads, size or a little more)."""
     threads = numba.get_num_threads()
-    size += -size % 64
-    found = kept.get(dtype)
-    if found is None or found.size < threads * size:
-        found = kept[dtype] = aligned(threads * size, dtype)
-    return found[: threads * size].reshape(threads, size)
-
-
-def aligned(size: int, dtype: Any) -> np.ndarray:
-    """An uninitialized array that begins at a cache line."""
-    dtype = np.dtype(dtype)
-    raw = np.empty(size * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+    return scratch("threads", threads * (size + -size % 64), dtype).reshape(threads, -1)
 
 
 # Compiled
@@ -478,7 +477,7 @@ def _run(
     _convolve(
         flat(x), flat(weight), zeros(groups * rows, x.dtype) if bias is None else flat(bias), out.reshape(-1),
         x.shape[0], groups, channels, rows, steps, images, remainders, passes, taps, offsets, panels, parts, block,
-        aligned(weight.size, x.dtype), workspace(size, x.dtype), _two(out.shape[2:], 1),
+        scratch("packed", weight.size, x.dtype), workspace(size, x.dtype), _two(out.shape[2:], 1),
     )  # fmt: skip
 
 
@@ -534,7 +533,8 @@ def weight_grad(
     used = len(remainders) * channels * images.samples * plane + images.beyond + 2 * width
     _weight_grad(
         flat(dout), flat(x), result.reshape(-1), x.shape[0], groups, channels, rows, images, remainders, offsets, inner,
-        np.empty((parts, groups, padded, offsets.size), x.dtype), parts, row_parts, length, width,
+        scratch("sums", parts * groups * padded * offsets.size, x.dtype).reshape(parts, groups, padded, -1), parts,
+        row_parts, length, width,
         workspace(used + few * length, x.dtype), size,
     )  # fmt: skip
     return result

@@ -139,9 +139,9 @@ class _Code:
 
 @functools.cache
 def product(
-    rows: int, row_step: int = 1, step: int = 0, chunk: int = 1, vector_step: int | None = None
+    rows: int, row_step: int = 1, step: int = 0, chunk: int = 1, vector_step: int | None = None, add: bool = False
 ) -> Callable[..., None]:
-    """An intrinsic for a ``rows`` x 2 vectors block of a matrix product, c = a @ b.
+    """An intrinsic for a ``rows`` x 2 vectors block of a matrix product, c = a @ b; with ``add``, c += a @ b.
 
     ``f(a, at_a, chunk_step, b, at_b, offset, at_offset, chunks, c, at_c, c_step)`` sums over ``chunks * chunk``
     positions. Entry (r, k) of a is at ``at_a + k // chunk * chunk_step + k % chunk * step + r * row_step``; row k of b
@@ -174,9 +174,9 @@ def product(
             start = [code.pointer(kinds[0], a, at_a), code.pointer(kinds[5], offset, at_offset)]
             _, _, *sums = code.loop(chunks, start + [code.zero()] * (2 * rows), body)
             for r in range(rows):
-                here = code.at(c, code.times(c_step, r))
-                code.store(sums[2 * r], here)
-                code.store(sums[2 * r + 1], code.at(here, code.lanes))
+                for v in range(2):
+                    here, value = code.at(c, code.times(c_step, r), v * code.lanes), sums[2 * r + v]
+                    code.store(builder.fadd(code.load(here), value) if add else value, here)
             return context.get_dummy_value()
 
         return signature, codegen

@@ -10,7 +10,7 @@ from autograd.extend import defvjp, primitive
 from autograd.scipy.signal import convolve
 from autograd.scipy.special import erf
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step, over_batches
+from benchmarks.models import BETA1, BETA2, EPS, WEIGHT_DECAY, WORKLOADS, NotDone, Step, over_batches
 
 Weights = dict[str, Any]
 
@@ -129,11 +129,12 @@ MODELS = {"mlp": mlp, "lenet": lenet, "lstm": lstm, "gpt": gpt}
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     if workload not in MODELS:
         raise NotDone("not done: its convolution would take minutes a step")
-    forward = MODELS[workload]
+    forward, w = MODELS[workload], WORKLOADS[workload]
+    lr = w.lr
     params = {n: a.copy() for n, a in weights.items() if n != "lm_head.weight"}
     m = {n: np.zeros_like(a) for n, a in params.items()}
     v = {n: np.zeros_like(a) for n, a in params.items()}
-    one_hot = np.eye(10 if workload in ("mlp", "lenet") else 65, dtype=np.float32)
+    one_hot = np.eye(w.classes if w.image else w.vocab, dtype=np.float32)
     count = 0
 
     def loss_of(params: Weights, inputs: Any, targets: Any) -> Any:
@@ -151,10 +152,10 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
         count += 1
         for n, p in params.items():
             g = grads[n]
-            p *= 1 - LR * WEIGHT_DECAY
+            p *= 1 - lr * WEIGHT_DECAY
             m[n] = BETA1 * m[n] + (1 - BETA1) * g
             v[n] = BETA2 * v[n] + (1 - BETA2) * g * g
-            p -= LR / (1 - BETA1**count) * m[n] / (np.sqrt(v[n]) / (1 - BETA2**count) ** 0.5 + EPS)
+            p -= lr / (1 - BETA1**count) * m[n] / (np.sqrt(v[n]) / (1 - BETA2**count) ** 0.5 + EPS)
         return float(loss)
 
     return over_batches(step, x, y)

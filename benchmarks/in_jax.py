@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, Step, over_batches
+from benchmarks.models import BETA1, BETA2, EPS, WEIGHT_DECAY, WORKLOADS, Step, over_batches
 
 Weights = dict[str, Any]
 
@@ -113,7 +113,7 @@ MODELS: dict[str, Callable[[Weights, Any], tuple[Any, Weights]]] = {
 
 
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
-    forward = MODELS[workload]
+    forward, lr = MODELS[workload], WORKLOADS[workload].lr
     weights = {n: jnp.array(a) for n, a in weights.items() if n != "lm_head.weight" and not n.endswith("tracked")}
     buffers = {n: a for n, a in weights.items() if "running" in n}
     params = {n: a for n, a in weights.items() if n not in buffers}
@@ -129,7 +129,7 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
         m = BETA1 * m + (1 - BETA1) * g
         v = BETA2 * v + (1 - BETA2) * g * g
         denominator = jnp.sqrt(v / (1 - BETA2**t)) + EPS
-        return p * (1 - LR * WEIGHT_DECAY) - LR / (1 - BETA1**t) * m / denominator, m, v
+        return p * (1 - lr * WEIGHT_DECAY) - lr / (1 - BETA1**t) * m / denominator, m, v
 
     def step(state: Any, x: Any, y: Any) -> tuple[Any, Any]:
         params, buffers, m, v, t = state

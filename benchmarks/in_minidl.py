@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import minidl
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step, over_batches
+from benchmarks.models import BETA1, BETA2, EPS, WEIGHT_DECAY, WORKLOADS, Step, over_batches
 from minidl import nn, ops, optim
 from minidl.models import GPT, CharLSTM, LeNet5, resnet18
 
@@ -27,9 +27,9 @@ def model(workload: str) -> nn.Module:
 
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any], backend: str, jit: bool = False) -> Step:
     minidl.set_backend(backend)
-    net = model(workload)
+    net, lr = model(workload), WORKLOADS[workload].lr
     net.load_state_dict(weights)
-    optimizer = optim.AdamW(net.parameters(), lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
+    optimizer = optim.AdamW(net.parameters(), lr=lr, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
 
     def step(inputs, targets):
         optimizer.zero_grad()

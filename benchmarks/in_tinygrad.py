@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tinygrad import Context, Device, Tensor, TinyJit, nn
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, NotDone, Step, over_batches
+from benchmarks.models import BETA1, BETA2, EPS, WEIGHT_DECAY, WORKLOADS, NotDone, Step, over_batches
 
 Weights = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     forward = MODELS[workload]
     params = {n: Tensor(a).realize() for n, a in weights.items() if n != "lm_head.weight"}
     optimizer = nn.optim.AdamW(
-        list(params.values()), lr=LR, b1=BETA1, b2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY
+        list(params.values()), lr=WORKLOADS[workload].lr, b1=BETA1, b2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY
     )
     inputs = [Tensor(a if a.dtype == np.float32 else a.astype(np.int32)).realize() for a in x]
     targets = [Tensor(a.reshape(-1).astype(np.int32)).realize() for a in y]

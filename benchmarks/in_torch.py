@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.models import BETA1, BETA2, EPS, LR, WEIGHT_DECAY, WORKLOADS, Step, over_batches
+from benchmarks.models import BETA1, BETA2, EPS, WEIGHT_DECAY, WORKLOADS, Step, over_batches
 
 
 class LeNet5(nn.Module):
@@ -150,9 +150,9 @@ def model(workload: str) -> nn.Module:
 
 
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
-    net = model(workload)
+    net, lr = model(workload), WORKLOADS[workload].lr
     net.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in weights.items()})
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY)
 
     def step(inputs: Any, targets: Any) -> float:
         optimizer.zero_grad()

@@ -20,7 +20,7 @@ import numpy as np
 #: different batches of inputs, and of targets
 INPUTS, TARGETS = 4, 32
 #: options of AdamW, the same for everybody
-LR, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-3, 0.9, 0.999, 1e-8, 1e-2
+BETA1, BETA2, EPS, WEIGHT_DECAY = 0.9, 0.999, 1e-8, 1e-2
 
 Arrays = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 Step = Callable[[], float]
@@ -43,7 +43,11 @@ class NotDone(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """``image`` is the shape of one image, or ``tokens`` the length of a sequence over ``vocab`` characters."""
+    """``image`` is the shape of one image, or ``tokens`` the length of a sequence over ``vocab`` characters.
+
+    Adam's first updates are nearly lr * sign(gradient), so rounding decides where the gradient is about zero: deep
+    networks need a small ``lr`` to have comparable losses.
+    """
 
     title: str
     batch: int
@@ -51,6 +55,7 @@ class Workload:
     tokens: int = 64
     vocab: int = 65
     classes: int = 10
+    lr: float = 1e-3
 
     def batches(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (INPUTS, batch, ...) and targets (TARGETS, batch, ...)."""
@@ -64,7 +69,7 @@ class Workload:
 WORKLOADS = {
     "mlp": Workload("MLP 784-256-128-10, batch 64", 64, (784,)),
     "lenet": Workload("LeNet-5, batch 64", 64, (1, 28, 28)),
-    "resnet": Workload("ResNet-18 for CIFAR, batch 32", 32, (3, 32, 32)),
+    "resnet": Workload("ResNet-18 for CIFAR, batch 32", 32, (3, 32, 32), lr=1e-4),
     "lstm": Workload("LSTM language model 2x256, batch 32x64", 32),
     "gpt": Workload("GPT 4x128, 4 heads, batch 12x64", 12),
 }

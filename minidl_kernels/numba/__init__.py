@@ -1,5 +1,8 @@
 """The ``numba`` backend: NumPy's arrays, kernels compiled for the CPU. One file a family of primitives."""
 
+import importlib
+import os
+
 import numba
 from llvmlite import binding as _llvm
 
@@ -14,7 +17,27 @@ def _prefer_wide_vectors() -> None:
         numba.config.CPU_FEATURES = features.flatten() + ",-prefer-256-bit"
 
 
+def _spin_briefly() -> None:
+    """Let Numba's idle OpenMP threads go to sleep within microseconds, where the user has not said otherwise.
+
+    By default they spin for milliseconds, on cores that BLAS's own threads wait for: a training step of many small
+    products and loops then takes several times as long. OpenMP reads the setting when Numba's pool is loaded, so it
+    need not stay in the environment.
+    """
+    setting = "GOMP_SPINCOUNT"
+    if setting in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        return
+    os.environ[setting] = "3000"
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError:
+        pass  # without OpenMP, Numba uses another pool
+    finally:
+        del os.environ[setting]
+
+
 _prefer_wide_vectors()
+_spin_briefly()
 
 from minidl_kernels.numba.backend import NumbaBackend  # noqa: E402
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from minidl import ops
 from minidl.autograd import engine
-from minidl.autograd.engine import AnomalyError, Node, has_nan, mode, next_in_sequence, user_line
+from minidl.autograd.engine import (
+    AnomalyError,
+    Node,
+    has_nan,
+    mode,
+    next_in_sequence,
+    node_of_one,
+    node_of_two,
+    special_threads,
+    user_line,
+)
 from minidl.autograd.hooks import HookHandle
 from minidl.backend.registry import backend_of, get_backend, load, state, to_numpy
 from minidl.ops.primitive import Primitive, Traced, default_dtype, promote
@@ -51,6 +61,9 @@ def _record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
         if needs and out.dtype.kind in "fcV":
             result._node = Node(prim, args, params, needs, out)
             result.requires_grad = True
+        else:
+            result._node = None
+            result.requires_grad = False
         if isinstance(out, _ndarray) and out.base is not None:
             _link_view(result, args)
     if mode.special:
@@ -61,7 +74,7 @@ def _record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
 def _apply_unary(prim: Primitive, x: Tensor, params: dict = _NO_PARAMS) -> Any:
     """:func:`apply` for one input, where nothing has to be chosen, converted or watched."""
     host, data = prim.host, x.data
-    if host is None or type(data) is not _ndarray or data.dtype not in _FLOATS or mode.special:
+    if host is None or type(data) is not _ndarray or data.dtype not in _FLOATS or special_threads:
         return apply(prim, (x,), dict(params))
     try:
         out = host(data, **params) if params else host(data)
@@ -73,12 +86,21 @@ def _apply_unary(prim: Primitive, x: Tensor, params: dict = _NO_PARAMS) -> Any:
         out = _asarray(out)
     result = _new(Tensor)
     result.data = out
-    if x.requires_grad and mode.enabled and prim.differentiable and out.dtype.kind in "fcV":
-        result._node = Node.of_one(prim, x, data.shape, params, out)
+    if x.requires_grad and mode.enabled and prim.differentiable and (out.dtype in _FLOATS or out.dtype.kind in "fcV"):
+        result._node = node_of_one(prim, x, data.shape, params, out)
         result.requires_grad = True
+    else:
+        result._node = None
+        result.requires_grad = False
     if out.base is not None:
         _link_view(result, (x,))
     return result
+
+
+def _reduce(prim: Primitive, x: Tensor, axis: Any, keepdims: bool) -> Any:
+    if axis is None and not keepdims:
+        return _apply_unary(prim, x)
+    return _apply_unary(prim, x, {"axis": axis, "keepdims": keepdims})
 
 
 def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
@@ -103,7 +125,7 @@ def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
         plain = dt in _FLOATS and (yd.dtype == dt if ty is _ndarray else ty is float or ty is int)
     else:
         plain = ty is _ndarray and yd.dtype in _FLOATS and (tx is float or tx is int)
-    if not plain or host is None or mode.special:
+    if not plain or host is None or special_threads:
         return apply(prim, (x, y), {})
     try:
         out = host(xd, yd)
@@ -114,10 +136,13 @@ def _apply_binary(prim: Primitive, x: Any, y: Any) -> Any:
     result = _new(Tensor)
     result.data = out
     if needs and mode.enabled and prim.differentiable:
-        result._node = Node.of_two(
+        result._node = node_of_two(
             prim, x, y, xd.shape if tx is _ndarray else (), yd.shape if ty is _ndarray else (), needs, out
         )
         result.requires_grad = True
+    else:
+        result._node = None
+        result.requires_grad = False
     return result
 
 
@@ -194,11 +219,13 @@ class Tensor(Traced):
         name of the backend (``"numpy"``, ``"cupy"``, ``"jax"``) to put it on; default: the active one.
     """
 
-    # Class-level defaults, so that making a tensor sets one attribute only.
+    # Slots are quicker than attributes with a class-level default; whoever makes a tensor sets all three.
+    __slots__ = ("data", "requires_grad", "_node", "__dict__", "__weakref__")
     data: Any
-    requires_grad = False
+    requires_grad: bool
+    _node: Node | None
+
     grad: Tensor | None = None
-    _node: Node | None = None
     #: (node, output index) where the node has several outputs
     _edge: tuple[Node, int] | None = None
     _version = 0
@@ -223,14 +250,14 @@ class Tensor(Traced):
             or (data.dtype.kind not in "fiubc")
         ):
             data = _make_array(data, dtype, backend, device)
-        self.data = data
+        self.data, self.requires_grad, self._node = data, False, None
         if requires_grad:
             self.requires_grad_()
 
     @classmethod
     def _from_node(cls, array: Any, node: Node | None, index: int = 0, several: bool = False) -> Tensor:
-        t = Tensor.__new__(Tensor)
-        t.data = array if type(array) is _ndarray else _as_device_array(array)
+        t = _new(Tensor)
+        t.data, t.requires_grad, t._node = array if type(array) is _ndarray else _as_device_array(array), False, None
         if node is not None and t.data.dtype.kind in "fcV":
             t._node, t.requires_grad = node, True
             if several:
@@ -662,7 +689,7 @@ class Tensor(Traced):
         t = type(self).__new__(type(self))
         own = ("_hooks", "_base", "_version", "_changed_at", "_views")
         t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
-        t.data = self.data.copy()
+        t.data, t.requires_grad, t._node = self.data.copy(), self.requires_grad, None
         t.grad = None if self.grad is None else self.grad.detach().clone()
         memo[id(self)] = t
         return t
@@ -743,10 +770,10 @@ class Tensor(Traced):
     # Methods of the same name as their primitive
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.sum, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.sum, self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.mean, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.mean, self, axis, keepdims)
 
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
         return ops.var(self, axis=axis, keepdims=keepdims, correction=correction)
@@ -755,13 +782,13 @@ class Tensor(Traced):
         return ops.std(self, axis=axis, keepdims=keepdims, correction=correction)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.max, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.max, self, axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.min, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.min, self, axis, keepdims)
 
     def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.prod, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.prod, self, axis, keepdims)
 
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.logsumexp(self, axis=axis, keepdims=keepdims)
@@ -770,10 +797,10 @@ class Tensor(Traced):
         return ops.norm(self, ord=ord, axis=axis, keepdims=keepdims)
 
     def any(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.any, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.any, self, axis, keepdims)
 
     def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return _apply_unary(ops.all, self, {"axis": axis, "keepdims": keepdims})
+        return _reduce(ops.all, self, axis, keepdims)
 
     def argmax(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.argmax(self, axis=axis, keepdims=keepdims)
@@ -899,8 +926,7 @@ def _operand(other: Any) -> bool:
 
 def _rebuild(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
     t = cls.__new__(cls)
-    t.data = array
-    t.requires_grad = requires_grad
+    t.data, t.requires_grad, t._node = array, requires_grad, None
     return t
 
 

@@ -41,9 +41,16 @@ class _Mode(threading.local):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in ("anomaly", "observer", "nodes"):
-            super().__setattr__("special", bool(self.anomaly or self.observer or self.nodes is not None))
+            before, now = self.special, bool(self.anomaly or self.observer or self.nodes is not None)
+            super().__setattr__("special", now)
+            if now and not before:
+                special_threads.append(threading.get_ident())
+            elif before and not now:
+                special_threads.remove(threading.get_ident())
 
 
+#: those whose mode is special: to see whether the list is empty is quicker than to look into the mode
+special_threads: list[int] = []
 mode = _Mode()
 #: numbers nodes and in-place changes in the order in which they happen
 _sequence = itertools.count(1)
@@ -135,10 +142,9 @@ def has_nan(array: Any) -> bool:
 class Node:
     """One recorded call: how to carry gradients from its outputs to its inputs."""
 
-    # Class-level defaults, so that making a node sets only what it has.
-    saved: Any = ()
-    shapes: Sequence[tuple] | None = None
-    out: Any = None
+    __slots__ = ("edges", "needs", "out", "params", "prim", "saved", "seq", "shapes", "__dict__", "__weakref__")
+
+    # Class-level defaults of what few nodes have.
     specs: list | None = None
     line: str | None = None
     clobbered = False
@@ -154,56 +160,14 @@ class Node:
         # An edge says where a gradient goes: a node, a leaf tensor, or (node, output index) where the node has several
         # outputs.
         self.edges = [(a._edge or a._node or a) if needs >> i & 1 else None for i, a in enumerate(args)]
-        if keep:
-            self.saved = args if len(keep) == len(args) else {i: args[i] for i in keep}
-        if shapes:
-            self.shapes = [getattr(a, "shape", ()) for a in args]
-        if keep_out:
-            self.out = out
+        self.saved = () if not keep else args if len(keep) == len(args) else {i: args[i] for i in keep}
+        self.shapes = [getattr(a, "shape", ()) for a in args] if shapes else None
+        self.out = out if keep_out else None
         if type(out) is tuple:
             self.specs = [(o.shape, o.dtype) for o in out]
         self.seq = next(_sequence)
         if mode.special:
             self._attend()
-
-    @classmethod
-    def of_two(cls, prim: Primitive, x: Any, y: Any, x_shape: tuple, y_shape: tuple, needs: int, out: Any) -> Node:
-        """What ``Node(prim, (x, y), {}, needs, out)`` makes, in less time: every operator comes this way."""
-        keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, 2)
-        self = _new(cls)
-        self.prim = prim
-        self.needs = needs
-        self.params = _NO_PARAMS
-        self.edges = (
-            (x._edge or x._node or x) if needs & 1 else None,
-            (y._edge or y._node or y) if needs & 2 else None,
-        )
-        if keep:
-            self.saved = (x, y) if len(keep) == 2 else {0: x} if keep[0] == 0 else {1: y}
-        if shapes:
-            self.shapes = (x_shape, y_shape)
-        if keep_out:
-            self.out = out
-        self.seq = next(_sequence)
-        return self
-
-    @classmethod
-    def of_one(cls, prim: Primitive, x: Any, shape: tuple, params: dict, out: Any) -> Node:
-        """What ``Node(prim, (x,), params, 1, out)`` makes, in less time."""
-        keep, shapes, keep_out = prim.plans.get(1) or prim.plan(1, 1)
-        self = _new(cls)
-        self.prim = prim
-        self.needs = 1
-        self.params = params
-        self.edges = (x._edge or x._node or x,)
-        if keep:
-            self.saved = (x,)
-        if shapes:
-            self.shapes = (shape,)
-        if keep_out:
-            self.out = out
-        self.seq = next(_sequence)
-        return self
 
     def _attend(self) -> None:
         self.line = user_line() if mode.anomaly else None
@@ -305,6 +269,39 @@ class Node:
         )
         found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
         return [next(found) if self.needs >> i & 1 else None for i in range(len(inputs))]
+
+
+def node_of_two(prim: Primitive, x: Any, y: Any, x_shape: tuple, y_shape: tuple, needs: int, out: Any) -> Node:
+    """What ``Node(prim, (x, y), {}, needs, out)`` makes, in less time: every operator comes this way."""
+    keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, 2)
+    node = _new(Node)
+    node.prim = prim
+    node.needs = needs
+    node.params = _NO_PARAMS
+    node.edges = (
+        (x._edge or x._node or x) if needs & 1 else None,
+        (y._edge or y._node or y) if needs & 2 else None,
+    )
+    node.saved = () if not keep else (x, y) if len(keep) == 2 else {0: x} if keep[0] == 0 else {1: y}
+    node.shapes = (x_shape, y_shape) if shapes else None
+    node.out = out if keep_out else None
+    node.seq = next(_sequence)
+    return node
+
+
+def node_of_one(prim: Primitive, x: Any, shape: tuple, params: dict, out: Any) -> Node:
+    """What ``Node(prim, (x,), params, 1, out)`` makes, in less time."""
+    keep, shapes, keep_out = prim.plans.get(1) or prim.plan(1, 1)
+    node = _new(Node)
+    node.prim = prim
+    node.needs = 1
+    node.params = params
+    node.edges = (x._edge or x._node or x,)
+    node.saved = (x,) if keep else ()
+    node.shapes = (shape,) if shapes else None
+    node.out = out if keep_out else None
+    node.seq = next(_sequence)
+    return node
 
 
 def _key(edge: Any) -> tuple[int, int]:

@@ -61,6 +61,8 @@ state.on_change.append(_refresh_all)
 class Traced:
     """Base class of Tensor: what makes a primitive record instead of just computing."""
 
+    __slots__ = ()
+
 
 class Rule:
     """A gradient rule with the list of things it wants: (kind, key) in the order of its parameters."""

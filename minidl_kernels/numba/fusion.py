@@ -1,15 +1,14 @@
-"""Chains of elementwise steps as one generated kernel.
+"""Chains of elementwise steps, and reductions of their results, as one generated kernel.
 
-:func:`group_steps` decides which steps run together; :class:`FusedKernel` writes the loop for such a group, over flat
-memory with the strides written in as numbers, so that LLVM sees plain vectorizable loops. Sources go to files in a
-cache folder, named by their hash, so that Numba's own disk cache keeps the compiled code between runs.
+:func:`group_steps` decides which steps run together; :class:`FusedKernel` writes the loops for such a group, over flat
+memory (see :mod:`minidl_kernels.numba.loops`). Sources go to files in a cache folder, named by their hash, so that
+Numba's own disk cache keeps the compiled code between runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import os
 import re
 import sys
@@ -21,11 +20,11 @@ import numpy as np
 
 from minidl.backend.live import Live
 from minidl.compiler.program import Step, Value
+from minidl.data.storage import cache_folder
+from minidl.ops.reduction import normalize_axes
+from minidl_kernels.numba import loops as nests
 from minidl_kernels.numba import vecmath
 from minidl_kernels.numba.expressions import NUMBA_TYPES, constant, expression
-
-#: below this many elements a loop is not worth splitting over threads
-PARALLEL_FROM = 1 << 16
 
 # what the generated code takes from vecmath is compiled into it, so a change there must make other files
 _VECMATH = hashlib.sha256(Path(vecmath.__file__).read_bytes()).hexdigest()[:16]
@@ -38,8 +37,9 @@ from numba import carray, cfunc, njit, prange, types
 
 from minidl_kernels.numba.tape import number, pointer, word
 from minidl_kernels.numba.vecmath import (
-    erf32, erf64, exp32, exp64, gelu_slope32, gelu_slope64, gelu_tanh_slope32, gelu_tanh_slope64, log32, log64,
-    normal_cdf32, normal_cdf64, sigmoid32, sigmoid64, silu_slope32, silu_slope64, tanh32, tanh64,
+    add_any_order, erf32, erf64, exp32, exp64, gelu_slope32, gelu_slope64, gelu_tanh_slope32, gelu_tanh_slope64, log32,
+    log64, nan_max, nan_min, normal_cdf32, normal_cdf64, sigmoid32, sigmoid64, silu_slope32, silu_slope64, tanh32,
+    tanh64,
 )
 
 
@@ -56,12 +56,34 @@ def is_elementwise(step: Step) -> bool:
     return expression(step.prim, step.params, step.outputs[0].dtype, dtypes) is not None
 
 
+def reduced_axes(step: Step) -> tuple[int, ...] | None:
+    """The axes over which this step reduces, if it is a reduction that a loop can end with; else None."""
+    name, x = step.prim.name, step.inputs[0] if len(step.inputs) == 1 else None
+    if name not in _REDUCTIONS or not isinstance(x, Value) or x.dtype.char not in "fd" or 0 in x.shape:
+        return None
+    if step.outputs[0].dtype != x.dtype:
+        return None
+    if name == "sum_to":
+        to = (1,) * (len(x.shape) - len(step.params["shape"])) + tuple(step.params["shape"])
+        return tuple(k for k, n in enumerate(to) if n == 1)
+    return normalize_axes(step.params.get("axis"), len(x.shape))
+
+
+_REDUCTIONS = {"sum": "sum", "sum_to": "sum", "mean": "sum", "max": "max", "min": "min"}
+
+
 class Group:
-    """Elementwise steps with one output shape that run in one loop, at the place of the last of them."""
+    """Steps that run in one loop over ``shape``, at the place of the last of them.
+
+    They are elementwise, but for those in ``ends``, which reduce what others computed (or something else of this shape)
+    over ``axes``.
+    """
 
     def __init__(self, members: list[int], shape: tuple[int, ...]) -> None:
         self.members = members
         self.shape = shape
+        self.ends: list[int] = []
+        self.axes: tuple[int, ...] | None = None
 
 
 def group_steps(steps: list[Step], is_view: list[bool], most: int = 24) -> list[Group]:
@@ -85,39 +107,50 @@ def group_steps(steps: list[Step], is_view: list[bool], most: int = 24) -> list[
                 made = sources(v)
                 if made is not None:
                     readers.setdefault(made, []).append(i)
-    group_of: dict[int, Group] = {}
+    groups: dict[int, Group] = {}  # by the elementwise member
+    found: list[Group] = []
     for i, step in enumerate(steps):
-        if is_view[i] or not is_elementwise(step):
+        if is_view[i]:
             continue
-        shape = step.outputs[0].shape
+        axes = reduced_axes(step)
+        if axes is None and not is_elementwise(step):
+            continue
+        shape = step.outputs[0].shape if axes is None else step.inputs[0].shape
         merged = Group([i], shape)
+        if axes is not None:
+            merged.ends, merged.axes = [i], axes
         # only direct reading joins loops: through a view the elements may be others
-        candidates = {
-            id(g): g for v in step.values if (g := group_of.get(maker.get(v.number, -1))) and g.shape == shape
-        }
+        candidates = {id(g): g for v in step.values if (g := groups.get(maker.get(v.number, -1))) and g.shape == shape}
         for g in candidates.values():
             together = set(g.members) | set(merged.members)
-            if len(together) > most:
+            ends = set(g.ends) | set(merged.ends)
+            if len(together) > most or len({g.axes, merged.axes} - {None}) > 1:
                 continue
-            through_view = any(sources(v) in together and maker.get(v.number) not in together for v in step.values)
-            if not through_view and all(r >= i or r in together for m in g.members for r in readers.get(m, ())):
-                merged.members = sorted(together)
-        for m in merged.members:
-            group_of[m] = merged
-    seen: dict[int, Group] = {id(g): g for g in group_of.values()}
-    return list(seen.values())
+            apart = any(
+                sources(v) in ends or (sources(v) in together and maker.get(v.number) not in together)
+                for v in step.values
+            )
+            if not apart and all(r >= i or r in together for m in g.members for r in readers.get(m, ())):
+                merged.members, merged.ends = sorted(together), sorted(ends)
+                merged.axes = g.axes if merged.axes is None else merged.axes
+                found.remove(g)
+        found.append(merged)
+        for m in set(merged.members) - set(merged.ends):
+            groups[m] = merged
+    return found
 
 
 class FusedKernel:
     """The compiled loop of one group, for arrays of given shapes and strides.
 
-    ``inputs`` are the Values and Live scalars to load, in order; ``outputs`` the Values to store.
+    ``inputs`` are the Values and Live scalars to load, in order; ``outputs`` the Values to store, of which ``needed``
+    are read by others.
     """
 
-    def __init__(self, steps: list[Step], outputs: list[Value]) -> None:
-        self.steps = steps
-        self.outputs = outputs
-        inside = {o.number for s in steps for o in s.outputs}
+    def __init__(self, steps: list[Step], needed: list[Value]) -> None:
+        self.steps = [s for s in steps if reduced_axes(s) is None]
+        self.reductions = [s for s in steps if reduced_axes(s) is not None]
+        inside = {o.number for s in self.steps for o in s.outputs}
         loads: dict[int, Any] = {}
         for s in steps:
             for x in s.inputs:
@@ -126,33 +159,60 @@ class FusedKernel:
                 elif isinstance(x, Value) and x.number not in inside:
                     loads.setdefault(x.number, x)
         self.inputs = list(loads.values())
-        self.shape = outputs[0].shape
+        self.stored = [v for v in needed if v.number in inside]
+        if not self.reductions:
+            self.shape, self.by_rows = self.stored[0].shape, False
+        else:
+            self.shape, axes = self.reductions[0].inputs[0].shape, reduced_axes(self.reductions[0])
+            self.by_rows = max((k for k, n in enumerate(self.shape) if n > 1), default=axes[0] if axes else -1) in axes
+            if self.by_rows and self.stored:
+                have = {v.number for v in self.stored}
+                sums = {s.inputs[0].number: s.inputs[0] for s in self.reductions}
+                self.stored += [v for n, v in sums.items() if n in inside - have]
+        self.outputs = self.stored + [s.outputs[0] for s in self.reductions]
 
     def compile(self, arrays: list[Any], outs: list[np.ndarray]) -> tuple[ModuleType, list[Any]]:
         """``(module, arguments)`` for these very arrays; a Live input's argument is left as it is.
 
         The module has the loop as ``kernel(*arguments)`` and as ``entry``, for a tape.
         """
-        # an input of fewer axes or of length one is repeated: stride 0
+        # an input of fewer axes or of length one is repeated: stride 0; and so is the result of a reduction
         seen = [a if isinstance(a, Live) else np.broadcast_to(a, self.shape) for a in arrays]
-        loops, strides = _collapse(self.shape, [a for a in seen if not isinstance(a, Live)] + outs)
-        source = self._source(loops, strides)
-        arguments = [a if isinstance(a, Live) else _flat(a) for a in arrays] + [_flat(o) for o in outs]
+        to = [self._spread(s, o) for s, o in zip(self.reductions, outs[len(self.stored) :])]
+        places = [a for a in seen if not isinstance(a, Live)] + outs[: len(self.stored)] + to
+        loops, strides = nests.collapse(self.shape, places)
+        source, scratch = self._source(loops, strides)
+        arguments = [a if isinstance(a, Live) else nests.flat(a) for a in arrays] + [nests.flat(o) for o in outs]
+        if scratch:
+            arguments += [np.empty(scratch, o.dtype) for o in outs[len(self.stored) :]]
         return load_source(source), arguments
 
-    def _source(self, loops: list[int], strides: list[list[int]]) -> str:
-        total = math.prod(loops)
-        parallel = total >= PARALLEL_FROM
-        body, names, at = [], {}, iter(strides)
-        args = []
+    def _spread(self, step: Step, out: np.ndarray) -> np.ndarray:
+        axes = reduced_axes(step)
+        return np.broadcast_to(out.reshape([1 if k in axes else n for k, n in enumerate(self.shape)]), self.shape)
+
+    def _source(self, loops: list[int], strides: list[list[int]]) -> tuple[str, int]:
+        compute, names, at = [], {}, iter(strides)
+        args, operands, words = [], [], 0
+
+        def pass_in(name: str, kind: str | None) -> None:
+            nonlocal words
+            args.append(name)
+            if kind is None:
+                operands.append(f"number(p, {words})")
+                words += 1
+            else:
+                operands.append(f"carray(pointer(word(p, {words})), (word(p, {words + 1}),), {kind})")
+                words += 2
+
         for k, x in enumerate(self.inputs):
             if isinstance(x, Live):
-                args.append(f"s{k}")
+                pass_in(f"s{k}", None)
                 names[id(x)] = f"s{k}"
             else:
-                args.append(f"a{k}")
+                pass_in(f"a{k}", NUMBA_TYPES[x.dtype.char])
                 names[x.number] = f"v{x.number}"
-                body.append(f"v{x.number} = a{k}[{_index(next(at))}]")
+                compute.append(f"v{x.number} = a{k}[{nests.index(next(at))}]")
         for s in self.steps:
             out = s.outputs[0]
             ins = [i.dtype if isinstance(i, Value) else None for i in s.inputs]
@@ -166,97 +226,49 @@ class FusedKernel:
                 else:
                     texts.append(constant(x, common.char if common.char != "?" else out.dtype.char))
             text = expression(s.prim, s.params, out.dtype, ins).format(*texts)
-            body.append(f"v{out.number} = {NUMBA_TYPES[out.dtype.char]}({text})")
+            compute.append(f"v{out.number} = {NUMBA_TYPES[out.dtype.char]}({text})")
             names[out.number] = f"v{out.number}"
         for k, out in enumerate(self.outputs):
-            args.append(f"o{k}")
-            body.append(f"o{k}[{_index(next(at))}] = {names[out.number]}")
+            pass_in(f"o{k}", NUMBA_TYPES[out.dtype.char])
+        where = {v.number: f"o{k}[{nests.index(next(at))}]" for k, v in enumerate(self.stored)}
+        store = [f"{place} = {names[n]}" for n, place in where.items()]
+        reduced = [self._reduced(s, f"o{len(self.stored) + k}", names) for k, s in enumerate(self.reductions)]
+        scratch = 0
+        if not reduced:
+            lines, parallel = nests.elementwise(loops, compute + store)
+        else:
+            to, inside = list(at), {names[n] for n in where}
+            kept = [s != 0 for s in to[0]]
+            if self.by_rows:
+                again = [f"{names[n]} = {place}" for n, place in where.items()]
+                again += [line for line in compute if line.split(" = ")[0] in {r.source for r in reduced} - inside]
+                lines, parallel, scratch = nests.along_rows(loops, kept, compute, store, again, reduced)
+            else:
+                indices = [nests.index(s) for s in to]
+                lines, parallel, scratch = nests.along_columns(loops, kept, compute + store, indices, reduced)
+            if scratch:
+                for k, r in enumerate(reduced):
+                    pass_in(f"p{k}", r.number_type)
         # value numbers differ between equal kernels of different places: number them anew, so that both share a file
         order: dict[str, str] = {}
-        lines = _loop_nest(loops, parallel, body)
         text = f"def kernel({', '.join(args)}):\n" + "\n".join("    " + line for line in lines) + "\n"
         text = re.sub(r"\bv\d+\b", lambda m: order.setdefault(m.group(), f"x{len(order)}"), text)
         options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
-        operands, at_word = [], 0
-        for x in [*self.inputs, *self.outputs]:
-            if isinstance(x, Live):
-                operands.append(f"number(p, {at_word})")
-                at_word += 1
-            else:
-                kind = NUMBA_TYPES[x.dtype.char]
-                operands.append(f"carray(pointer(word(p, {at_word})), (word(p, {at_word + 1}),), {kind})")
-                at_word += 2
         entry = "\n".join(f"        {o}," for o in operands)
         return (
             f"{HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}\n\n"
             f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
-        )
+        ), scratch
 
-
-def _collapse(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[list[int], list[list[int]]]:
-    """Merge neighbouring axes that every array walks in one stride: (extents, strides in elements per array)."""
-    loops: list[int] = []
-    strides: list[list[int]] = [[] for _ in arrays]
-    for axis in range(len(shape)):
-        n = shape[axis]
-        if n == 1:
-            continue
-        here = [a.strides[axis] // a.itemsize for a in arrays]
-        if loops and all(s[-1] == h * n for s, h in zip(strides, here)):
-            loops[-1] *= n
-            for s, h in zip(strides, here):
-                s[-1] = h
-        else:
-            loops.append(n)
-            for s, h in zip(strides, here):
-                s.append(h)
-    return (loops, strides) if loops else ([1], [[0] for _ in arrays])
-
-
-def _flat(a: np.ndarray) -> np.ndarray:
-    """The memory from the first element of ``a`` to its last, as a contiguous 1-d array. No negative strides."""
-    if a.size == 0:
-        return a.reshape(-1)
-    length = 1 + sum((n - 1) * s // a.itemsize for n, s in zip(a.shape, a.strides))
-    return np.lib.stride_tricks.as_strided(a, (length,), (a.itemsize,))
-
-
-def _index(strides: list[int]) -> str:
-    terms = [f"i{k}" if s == 1 else f"i{k} * {s}" for k, s in enumerate(strides) if s]
-    return " + ".join(terms) or "0"
-
-
-def _loop_nest(loops: list[int], parallel: bool, body: list[str]) -> list[str]:
-    lines = []
-    depth = 0
-
-    def add(text: str) -> None:
-        lines.append("    " * depth + text)
-
-    if parallel and len(loops) == 1:
-        chunk = -(-loops[0] // (8 * (os.cpu_count() or 1)))
-        add(f"for c in prange({-(-loops[0] // chunk)}):")
-        depth += 1
-        add(f"for i0 in range(c * {chunk}, min({loops[0]}, (c + 1) * {chunk})):")
-        depth += 1
-    else:
-        for k, n in enumerate(loops):
-            add(f"for i{k} in {'prange' if parallel and k == 0 else 'range'}({n}):")
-            depth += 1
-    for text in body:
-        add(text)
-    return lines
+    def _reduced(self, step: Step, target: str, names: dict[int, str]) -> nests.Reduced:
+        x = step.inputs[0]
+        count = 1
+        for k in reduced_axes(step) if step.prim.name == "mean" else ():
+            count *= x.shape[k]
+        return nests.Reduced(_REDUCTIONS[step.prim.name], names[x.number], target, NUMBA_TYPES[x.dtype.char], count)
 
 
 _modules: dict[str, ModuleType] = {}
-
-
-def cache_folder() -> Path:
-    """Where generated kernels live: ``$MINIDL_CACHE/kernels``, else ``~/.cache/minidl/kernels`` (XDG honoured)."""
-    base = os.environ.get("MINIDL_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "minidl"
-    )
-    return Path(base) / "kernels"
 
 
 def load_source(source: str) -> ModuleType:
@@ -264,7 +276,7 @@ def load_source(source: str) -> ModuleType:
     name = "k" + hashlib.sha256(source.encode()).hexdigest()[:24]
     if name in _modules:
         return _modules[name]
-    folder = cache_folder()
+    folder = cache_folder() / "kernels"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.py"
     if not path.exists() or path.read_text() != source:

@@ -30,7 +30,6 @@ class CompiledProgram:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.steps = _lower(program)
-        self.last = Program(program.inputs, self.steps, program.updates, program.results).last_uses()
         self.view_of = self._find_views()
         self.items = self._schedule()
         self.live: dict[int, Live] = {}
@@ -135,7 +134,7 @@ class CompiledProgram:
         last = self._lifetimes()
         pool = _Pool()
         homes: dict[int, Any] = {}
-        in_place = self._in_place_updates()
+        in_place = self._in_place_updates(last)
         for i, item in enumerate(self.items):
             if isinstance(item, FusedKernel):
                 outs = []
@@ -174,16 +173,22 @@ class CompiledProgram:
         self.result_arrays = [arrays[v.number] for v in program.results]
         self.pool_bytes = pool.total
 
-    def _in_place_updates(self) -> dict[int, Value]:
-        """Outputs of donated steps that only serve to update the very external value that was donated."""
+    def _in_place_updates(self, last: dict[int, int]) -> dict[int, Value]:
+        """Outputs of donated steps that only serve to update the very external value that was donated.
+
+        ``last`` has the last item that reads each value: if it comes later, the value must not be overwritten yet.
+        """
         updates = {value.number: target for target, value in self.program.updates}
         found = {}
-        for i, step in enumerate(self.steps):
+        for i, item in enumerate(self.items):
+            if isinstance(item, FusedKernel):
+                continue
+            step = item[0]
             donated = [step.inputs[k] for k, name in enumerate(step.prim.inputs) if name in step.prim.donated]
             donated = [d for d in donated if isinstance(d, Value)]
             for d, out in zip(donated, step.outputs):
                 target = updates.get(out.number)
-                if target is not None and target.number == d.number and self.last.get(d.number, i) <= i:
+                if target is not None and target.number == d.number and last.get(d.number, i) <= i:
                     found[out.number] = target
         return found
 
@@ -226,10 +231,6 @@ class CompiledProgram:
                 inputs, outs = [x.reshape(-1, x.shape[-1]), y], [outs[0].reshape(-1, y.shape[1])]
             if not self.tape.add_matmul(inputs[0], inputs[1], outs[0]):
                 self._call(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
-            return
-        if name == "sum":
-            axis, keepdims = step.params.get("axis"), step.params.get("keepdims", False)
-            self._call(functools.partial(np.sum, inputs[0], axis, None, outs[0], keepdims))
             return
         if name in ("reshape", "contiguous") and outs[0].size == inputs[0].size:
             self._call(functools.partial(np.copyto, outs[0].reshape(inputs[0].shape), inputs[0]))

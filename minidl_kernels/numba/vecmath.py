@@ -38,13 +38,22 @@ def add_any_order(typingctx, x, y):
 @intrinsic
 def nan_max(typingctx, x, y):
     """The larger of two floats, NaN if either is, as NumPy's maximum; a loop over it is vectorized."""
+    return x(x, y), _call_llvm("llvm.maximum")
 
+
+@intrinsic
+def nan_min(typingctx, x, y):
+    """The smaller of two floats, NaN if either is; see :func:`nan_max`."""
+    return x(x, y), _call_llvm("llvm.minimum")
+
+
+def _call_llvm(name):
     def codegen(context, builder, signature, args):
         kind = args[0].type
-        function = builder.module.declare_intrinsic("llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind]))
+        function = builder.module.declare_intrinsic(name, [kind], ir.FunctionType(kind, [kind, kind]))
         return builder.call(function, args)
 
-    return x(x, y), codegen
+    return codegen
 
 
 @intrinsic

@@ -1,9 +1,10 @@
 """Memory of a training step: ``python -m benchmarks.memory [--models …]``. Linux with glibc only.
 
-Each implementation runs in a process of its own. It first trains on a batch of two, and forgets the model again, so
-that code is loaded and compiled. Then it builds the model anew, notes its resident memory, trains, and notes by how
-much the peak lies above that: gradients, optimizer state, activations, workspaces. A first step that is captured needs
-more than later ones, so these are given, too, and the whole process' peak, libraries and compiler included.
+Each implementation runs in a process of its own. It first trains the model on a batch of two, so that code is loaded
+and compiled, and keeps it, so that no memory of it is used again. Then it builds the model anew, notes its resident
+memory, trains, and notes by how much the peak lies above that: gradients, optimizer state, activations, workspaces. A
+first step that is captured needs more than later ones, so these are given, too; and from another process, which only
+trains the model, the whole peak, libraries and compiler included.
 """
 
 from __future__ import annotations
@@ -37,33 +38,33 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _train(pipe: Any, implementation: str, workload: str, data: models.Arrays) -> None:
+def _train(pipe: Any, implementation: str, workload: str, data: models.Arrays, warm: bool) -> None:
     try:
         x, y, weights = data
-        step = models.build(implementation, workload, (x[:, :2], y[:, :2], weights))
-        for _ in range(STEPS):
-            step()
-        del step
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        if warm:
+            first = models.build(implementation, workload, (x[:, :2], y[:, :2], weights))
+            for _ in range(STEPS):
+                first()
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
         step = models.build(implementation, workload, data)
-        before, whole = _status("VmRSS"), _status("VmHWM")
+        before = _status("VmRSS")
         peaks = []
         for _ in range(2):
-            _forget_peak()
+            if warm:
+                _forget_peak()
             for _ in range(STEPS):
                 step()
             peaks.append(_status("VmHWM"))
-        increase, later = max(peaks) - before, peaks[1] - before
-        pipe.send({"before": before, "increase": increase, "later": later, "process": max(whole, *peaks)})
+        pipe.send({"increase": max(peaks) - before, "later": peaks[1] - before, "process": max(peaks)})
     except Exception as error:
         pipe.send({"problem": f"{type(error).__name__}: {error}"})
 
 
-def _in_process(implementation: str, workload: str, data: models.Arrays, threads: int) -> dict[str, Any]:
+def _in_process(*arguments: Any, threads: int) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_train, args=(theirs, implementation, workload, data), daemon=True)
+    process = context.Process(target=_train, args=(theirs, *arguments), daemon=True)
     with environment(threads):
         process.start()
     theirs.close()
@@ -80,6 +81,14 @@ def _in_process(implementation: str, workload: str, data: models.Arrays, threads
             process.kill()
 
 
+def _measure_one(implementation: str, workload: str, data: models.Arrays, threads: int) -> dict[str, Any]:
+    result = _in_process(implementation, workload, data, True, threads=threads)
+    if "problem" in result:
+        return result
+    alone = _in_process(implementation, workload, data, False, threads=threads)
+    return {**result, "process": alone["process"]} if "process" in alone else alone
+
+
 def measure(
     workloads: Sequence[str], implementations: Sequence[str] = IMPLEMENTATIONS, threads: int = 1, say: Any = print
 ) -> dict[str, Any]:
@@ -91,7 +100,7 @@ def measure(
         found[w] = {}
         for name in implementations:
             say(f"{w}: {name} …")
-            found[w][name] = _in_process(name, w, data, threads)
+            found[w][name] = _measure_one(name, w, data, threads)
     return {"machine": machine.facts(threads), "workloads": found}
 
 
@@ -112,9 +121,13 @@ def markdown(report: dict[str, Any]) -> str:
     for n in names:
         cells = [_cell(results[n], results.get("torch", {})) for results in workloads.values()]
         lines.append(f"| {models.IMPLEMENTATIONS[n][0]} | " + " | ".join(cells) + " |")
-    for w, results in workloads.items():
-        lines += [f"\n- {n}, {w}: {r['problem']}" for n, r in results.items() if "problem" in r]
-    return "\n".join(lines) + "\n"
+    problems = [
+        f"- {models.IMPLEMENTATIONS[n][0]}: {r['problem']} ({w})"
+        for w, results in workloads.items()
+        for n, r in results.items()
+        if "problem" in r
+    ]
+    return "\n".join([*lines, "", *problems]).rstrip() + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

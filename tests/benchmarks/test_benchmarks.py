@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import import_time, machine, memory, models, overhead, readme_table, training_steps, worker  # noqa: E402
 
-LIBRARY = {"torch": "torch", "minidl-numba": "numba", "minidl-jit": "numba", "jax": "jax", "autograd": "autograd"}
+# autograd.numpy, since the folder tests/autograd passes for a package named autograd
+LIBRARY = {"torch": "torch", "minidl-numba": "numba", "minidl-jit": "numba", "jax": "jax", "autograd": "autograd.numpy"}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_steps_in_processes():
 
 def test_a_process_that_fails_says_why(data):
     with pytest.raises(worker.Failed, match="not done"):
-        worker.Worker("autograd" if _has("autograd") else "tinygrad", "resnet", data["mlp"], 1)
+        worker.Worker("autograd" if _has("autograd.numpy") else "tinygrad", "resnet", data["mlp"], 1)
 
 
 def _has(name):
@@ -132,8 +133,7 @@ def test_memory():
     result = report["workloads"]["mlp"]["minidl-numpy"]
     assert "problem" not in result
     # gradients and AdamW's two arrays of 235,146 parameters must be in there
-    assert result["increase"] >= 0.8 * 3 * 4 * 235146
-    assert result["process"] > result["before"]
+    assert result["process"] > result["increase"] >= 0.9 * 3 * 4 * 235146
     assert "MiB" in memory.markdown(report)
 
 

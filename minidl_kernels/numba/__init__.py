@@ -41,7 +41,27 @@ _spin_briefly()
 
 from minidl_kernels.numba.backend import NumbaBackend  # noqa: E402
 
-__all__ = ["NumbaBackend", "make_backend"]
+__all__ = ["FAMILIES", "NumbaBackend", "make_backend"]
+
+#: Kernel modules, one a family of primitives. Importing one registers its kernels, of which the last is asked first;
+#: all are imported here, so that their order is the same whichever of them a user names first.
+FAMILIES: tuple[str, ...] = (
+    "activation",
+    "attention",
+    "conv",
+    "elementwise",
+    "embedding",
+    "loss",
+    "normalization",
+    "optimizer",
+    "pooling",
+    "random",
+    "recurrent",
+    "winograd",
+)
+
+for _family in FAMILIES:
+    importlib.import_module(f"minidl_kernels.numba.{_family}")
 
 
 def make_backend() -> NumbaBackend:

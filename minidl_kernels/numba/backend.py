@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
 import numba
 import numpy as np
 
-from minidl.backend import Backend, register
-
-#: kernel modules, one a family of primitives; importing one registers its kernels, the last asked first
-FAMILIES: tuple[str, ...] = (
-    "activation",
-    "attention",
-    "conv",
-    "elementwise",
-    "embedding",
-    "loss",
-    "normalization",
-    "optimizer",
-    "pooling",
-    "random",
-    "recurrent",
-    "winograd",
-)
+from minidl.backend import Backend
 
 
 class NumbaBackend(Backend):
@@ -34,13 +17,6 @@ class NumbaBackend(Backend):
     name = "numba"
     device = "cpu"
     priority = 10
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Kernels are registered by name; register first, so that they find their backend.
-        register(self)
-        for family in FAMILIES:
-            importlib.import_module(f"minidl_kernels.numba.{family}")
 
     def info(self) -> dict[str, Any]:
         return {

@@ -36,8 +36,9 @@ from minidl_kernels.numba.tiles import DOT_COLUMNS, DOT_ROWS, ROWS, dot, lanes, 
 _TASKS = 8
 #: pixels of a few samples that share a buffer, if the images are small; for the gradient of the weight
 _PIXELS, _PIXELS_WEIGHT = 256, 1024
-#: weights from which on it matters that they are read again for each buffer
-_MANY_WEIGHTS = 1 << 17
+#: From so many weights (of a group) on, which are read again for each buffer, the reference's columns and BLAS are
+#: faster, up to twice: measured at 3x3 with stride 2 and 1x1, with 32 images. Below they are up to seven times slower.
+MANY_WEIGHTS = 1 << 17
 #: blocks of pixels (of two vectors) whose results are kept until they are written
 _STRIP = 8
 #: vectors of pixels that are added up in one go for the gradient of the weight
@@ -348,11 +349,6 @@ def _layout(
     return images, np.array(remainders), offsets
 
 
-def _least(weights: int, groups: int) -> int:
-    """How many buffers to divide samples into at least: work for threads, unless many weights are read for each."""
-    return max(1, _TASKS // groups) if weights < _MANY_WEIGHTS else 1
-
-
 def _parts(most: int, tasks: int) -> int:
     return max(1, min(most, -(-_TASKS // tasks)))
 
@@ -373,7 +369,7 @@ def _forward_plan(x: tuple, weight: tuple, stride: tuple, padding: tuple, dilati
     out = _output_size(x[2:], kernel, stride, padding, dilation)
     images, remainders, offsets = _layout(
         x[0], groups, weight[1], x[2:], kernel, stride, padding, dilation, out, _PIXELS,
-        _least(math.prod(weight), groups),
+        max(1, _TASKS // groups),
     )  # fmt: skip
     positions = math.prod(kernel)
     passes = np.array([(positions, 0, *out, 0, 0, 1, 1)], _PASS)
@@ -401,7 +397,7 @@ def _input_plan(
         pitch, shared = _axis(o, 1, before, [0], max((count for _, count, _ in runs), default=o), length)
         axes.append((before, pitch, shared, runs))
     (top, rows, low, row_runs), (left, columns, right, column_runs) = axes
-    samples = _samples(g[0], rows * columns, _PIXELS, _least(math.prod(weight), groups))
+    samples = _samples(g[0], rows * columns, _PIXELS, max(1, _TASKS // groups))
     images = Images(*g[2:], 1, 1, top, left, rows, columns, samples, low * columns + right)
     plane = rows * columns * samples
     channels = g[1] // groups
@@ -425,7 +421,7 @@ def _weight_plan(
 ) -> tuple[Images, np.ndarray, np.ndarray, int, int]:
     images, remainders, offsets = _layout(
         x[0], groups, x[1] // groups, x[2:], kernel, stride, padding, dilation, g[2:], _PIXELS_WEIGHT,
-        _least(g[1] * x[1] // groups * math.prod(kernel), groups),
+        max(1, _TASKS // groups),
     )  # fmt: skip
     inner = offsets.size
     offsets = np.concatenate([offsets, np.zeros(-inner % DOT_COLUMNS, np.int64)])
@@ -548,18 +544,26 @@ def host_floats(*arrays: Any) -> bool:
     return all(a is None or (type(a) is np.ndarray and a.dtype == first.dtype and a.size > 0) for a in arrays)
 
 
+def _few(weights: int, groups: int) -> bool:
+    return weights < MANY_WEIGHTS * groups
+
+
 def _forward_served(
     x: Any, weight: Any, bias: Any = None, *, stride: tuple, padding: tuple, dilation: tuple, groups: int
 ) -> bool:
-    """float32 or float64, not empty"""
-    return host_floats(x, weight, bias) and min(
-        _output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    ) > 0  # fmt: skip
+    """float32 or float64, not empty, less than 131072 weights in a group"""
+    size = _output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return host_floats(x, weight, bias) and _few(weight.size, groups) and min(size) > 0
 
 
-def _gradient_served(dout: Any, other: Any, **params: Any) -> bool:
-    """float32 or float64, not empty"""
-    return host_floats(dout, other)
+def _input_served(dout: Any, weight: Any, *, groups: int, **params: Any) -> bool:
+    """float32 or float64, not empty, less than 131072 weights in a group"""
+    return host_floats(dout, weight) and _few(weight.size, groups)
+
+
+def _weight_served(dout: Any, x: Any, *, kernel_size: tuple, groups: int, **params: Any) -> bool:
+    """float32 or float64, not empty, less than 131072 weights in a group"""
+    return host_floats(dout, x) and _few(dout.shape[1] * x.shape[1] // groups * math.prod(kernel_size), groups)
 
 
 for _n in (1, 2):
@@ -572,5 +576,5 @@ for _n in (1, 2):
     kernel(f"conv{_n}d", when=_forward_served, **_options)(convolve)
     # zeros are multiplied, too, where the reference may leave them out
     _options["tolerance"] = {"nonfinite": "may spread"}
-    kernel(f"conv{_n}d_input_grad", when=_gradient_served, **_options)(input_grad)
-    kernel(f"conv{_n}d_weight_grad", when=_gradient_served, **_options)(weight_grad)
+    kernel(f"conv{_n}d_input_grad", when=_input_served, **_options)(input_grad)
+    kernel(f"conv{_n}d_weight_grad", when=_weight_served, **_options)(weight_grad)

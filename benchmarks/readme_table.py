@@ -96,7 +96,8 @@ def recipes_section(folders: Sequence[Path]) -> str:
         target = f"{'≤' if smaller else '≥'} {show(result['target'])} ({result['target_source']})"
         note = f"{result['epochs']} epochs. {result['note']}".strip()
         seconds = f"{result['training_seconds']:.0f} s"
-        lines.append(f"| `{result['recipe']}` | {figure} | {target} | {config['backend']} | {seconds} | {note} |")
+        backend = config["backend"] + (", jit" if config.get("jit") else "")
+        lines.append(f"| `{result['recipe']}` | {figure} | {target} | {backend} | {seconds} | {note} |")
     return "\n".join(lines)
 
 

@@ -1,14 +1,16 @@
 """A CNN of the Conv-Pool-Conv-Pool-Dense family on CIFAR-10, 10 epochs.
 
 Reads CIFAR-10's binary version, or images as ``train/CLASS/….jpg`` in a folder or zip file. What it takes to learn this
-in ten epochs is after K. Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), in a smaller network:
+in ten epochs is after K. Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), and so are the widths:
 
 - the first layer is not learnt: its 2 x 2 filters whiten the training images' patches (decorrelate them and give them
   unit variance), each also with the opposite sign, so that the ReLU loses nothing;
 - the other convolutions start as the identity on their input channels (Zagoruyko and Komodakis, "DiracNets", 2017);
-- images are shifted by up to three pixels and mirrored; labels are smoothed (Szegedy et al., 2016); the learning rate
+- images are shifted by up to two pixels and mirrored; labels are smoothed (Szegedy et al., 2016); the learning rate
   rises and falls in a line;
 - the prediction for an image is the mean of those for it and for its mirror image.
+
+On two cores it takes 20 minutes with ``--backend numba --jit``, and about four times as long on ``numpy``.
 """
 
 import numpy as np
@@ -28,10 +30,10 @@ def whitening_filters(images, size=2, eps=5e-4):
 
 
 class Net(nn.Module):
-    """Whitening, then blocks of Conv-Pool-BatchNorm-ReLU-Conv-BatchNorm-ReLU, then Dense; about 54 million
+    """Whitening, then blocks of Conv-Pool-BatchNorm-ReLU-Conv-BatchNorm-ReLU, then Dense; about 118 million
     multiplications an image."""
 
-    def __init__(self, widths=(48, 128, 256), classes=10):
+    def __init__(self, widths=(64, 256, 256), classes=10):
         super().__init__()
         self.whiten = nn.Conv2d(3, 24, 2, bias=False)
         self.whiten.freeze()
@@ -65,7 +67,7 @@ class Net(nn.Module):
 class CNNCIFAR10(ImageRecipe):
     name = "cnn-cifar10"
     summary = "convolutional network on CIFAR-10 in 10 epochs"
-    target = Target("test_accuracy", 0.88, "set for this recipe: 10 epochs, under an hour on two cores", measured=False)
+    target = Target("test_accuracy", 0.88, "set for this recipe: 10 epochs, under an hour on two cores")
     checkpoint_steps = 100
     defaults = {
         "epochs": 10, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 2e-3, "label_smoothing": 0.2,
@@ -79,7 +81,7 @@ class CNNCIFAR10(ImageRecipe):
 
     def data(self, config, path):
         normalize = Normalize(self.mean, self.std)
-        shifted = Compose([RandomCrop(32, padding=3), RandomHorizontalFlip(), normalize])
+        shifted = Compose([RandomCrop(32, padding=2), RandomHorizontalFlip(), normalize])
         train = CIFAR10(path, train=True, transform=shifted, download=path is None)
         test = CIFAR10(path, train=False, transform=normalize, download=path is None)
         return (

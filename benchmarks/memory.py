@@ -61,11 +61,11 @@ def _train(pipe: Any, implementation: str, workload: str, data: models.Arrays, w
         pipe.send({"problem": f"{type(error).__name__}: {error}"})
 
 
-def _in_process(*arguments: Any, threads: int) -> dict[str, Any]:
+def _in_process(implementation: str, *arguments: Any, threads: int) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_train, args=(theirs, *arguments), daemon=True)
-    with environment(threads):
+    process = context.Process(target=_train, args=(theirs, implementation, *arguments), daemon=True)
+    with environment(threads, implementation):
         process.start()
     theirs.close()
     try:

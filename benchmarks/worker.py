@@ -35,7 +35,7 @@ def available_cores() -> list[int]:
 
 
 @contextlib.contextmanager
-def environment(threads: int) -> Iterator[None]:
+def environment(threads: int, implementation: str = "") -> Iterator[None]:
     """Processes started inside have ``threads`` threads and as many cores, whatever library they use."""
     names = "OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "VECLIB_MAXIMUM"
     values = {f"{n}_NUM_THREADS": str(threads) for n in names}
@@ -45,6 +45,8 @@ def environment(threads: int) -> Iterator[None]:
     values["XLA_FLAGS"] = (
         f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={threads}"
     )
+    if implementation.startswith("minidl"):  # as minidl does by itself where it is imported before NumPy
+        values["OPENBLAS_THREAD_TIMEOUT"] = "10"
     before = {n: os.environ.get(n) for n in values}
     cores = available_cores()
     try:
@@ -114,7 +116,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         arguments = theirs, implementation, workload, data, threads
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
-        with environment(threads):
+        with environment(threads, implementation):
             self.process.start()
         theirs.close()
         self._answer()

@@ -7,6 +7,7 @@ used.
 
 __version__ = "0.1.0"
 
+from minidl import blas as _blas  # noqa: I001  (before NumPy is imported anywhere else)
 from minidl import autograd, ops
 from minidl.autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minidl.backend import registry as _registry

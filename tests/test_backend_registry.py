@@ -340,3 +340,12 @@ def test_threads_see_the_same_backend(toy):
 def test_dir_lists_only_what_is_there():
     assert {"exp", "nn", "jit", "Tensor"} <= set(dir(minidl))
     assert not [name for name in dir(minidl) if not hasattr(minidl, name)]
+
+
+def test_import_leaves_the_environment_alone():
+    """minidl has NumPy's BLAS put idle threads to sleep soon, by a setting that BLAS reads when it is loaded."""
+    code = (
+        "import os; before = dict(os.environ); import minidl, sys; assert dict(os.environ) == before; "
+        "assert 'numpy' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,8 +1,10 @@
-"""Matrix products inside compiled code, for matrices too small or too often reused to hand to BLAS.
+"""Matrix products inside compiled code, for matrices too small, too often reused or too slim to hand to BLAS.
 
 BLAS lays out both matrices anew in every call. The recurrent kernels multiply by the same weights at every time step,
 so they lay them out once (:func:`pack`, :func:`pack_transposed`) and then use :func:`packed_product`. Attention has
-matrices of a few dozen rows, for which a call costs as much as the product; it uses :func:`product` as well.
+matrices of a few dozen rows, for which a call costs as much as the product; it uses :func:`product` as well. Captured
+steps use :func:`matmul` for a linear layer with many rows: OpenBLAS takes a tenth longer for those of a small GPT, and
+has threads of its own that take the cores from Numba's.
 
 The core is a tile of ``ROWS`` x ``columns(dtype)`` sums kept in vector registers (Goto & van de Geijn 2008, "Anatomy of
 High-Performance Matrix Multiplication"), written as LLVM instructions because loops over a tile do not stay in
@@ -16,11 +18,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minidl_kernels.numba.common import SERIAL
+from minidl_kernels.numba.common import PARALLEL, SERIAL
 
 _FEATURES = binding.get_host_cpu_features()
 # 512-bit vectors only where minidl_kernels.numba lets LLVM use them; elsewhere it would split each in two
@@ -353,6 +355,39 @@ def pack_transposed(w, out, scale):
                 else:
                     for m in range(k, depth):
                         panel[m, half * lanes + n] = 0
+
+
+@njit(**SERIAL)
+def _pack_panel(b, panel, j):
+    """The panel that begins with column ``j`` of ``b``, of which either rows or columns have unit stride."""
+    wide = panel.shape[1]
+    if b.strides[1] == b.itemsize and j + wide <= b.shape[1]:
+        for k in range(b.shape[0]):
+            to, row = panel[k], unit_stride(b[k, j:])
+            for i in range(panel_width(panel)):
+                to[i] = row[i]
+    elif b.strides[0] == b.itemsize:
+        pack_transposed(b[:, j : j + wide].T, panel.reshape(1, *panel.shape), panel.dtype.type(1))
+    else:
+        pack(b[:, j : j + wide], panel.reshape(1, *panel.shape))
+
+
+@njit(**PARALLEL)
+def matmul(a, b, c, panels, block):
+    """c = a @ b on all threads, ``block`` rows at a time; rows of ``a`` and rows or columns of ``b`` have unit stride.
+
+    ``panels`` is scratch for ``b``, as :func:`packed` makes it. The results do not depend on the number of threads.
+    """
+    (rows, depth), width, wide = a.shape, b.shape[1], panel_width(c)
+    for p in prange(panels.shape[0]):
+        _pack_panel(b, panels[p], p * wide)
+    for task in prange((rows + block - 1) // block):
+        start, stop = task * block, min(rows, (task + 1) * block)
+        for k0 in range(0, depth, DEPTH):
+            for p in range(panels.shape[0]):
+                j = p * wide
+                full = j + wide <= width
+                _tiles(a[start:stop], panels[p], c[start:stop, j:], full, 0, k0, min(depth, k0 + DEPTH), k0 > 0)
 
 
 @intrinsic

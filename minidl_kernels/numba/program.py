@@ -20,8 +20,8 @@ from minidl.compiler.program import Program, Step, Value
 from minidl_kernels.numba.fusion import FusedKernel, group_steps
 from minidl_kernels.numba.tape import Tape, run
 
-#: primitives whose result can be a view of their first input
-VIEWS = {"reshape", "permute", "broadcast_to", "getitem", "positive", "contiguous", "sum_to"}
+#: primitives whose results can be views of their first input
+VIEWS = {"reshape", "permute", "broadcast_to", "getitem", "positive", "contiguous", "sum_to", "unbind"}
 
 
 class CompiledProgram:
@@ -56,7 +56,7 @@ class CompiledProgram:
     # Planning
 
     def _find_views(self) -> list[bool]:
-        """For each step: is its output a view of its input? Found out by trying, on memory that is never touched."""
+        """For each step: are its outputs views of its input? Found out by trying, on memory that is never touched."""
         arrays: dict[int, np.ndarray] = {}
 
         def array(v: Value) -> np.ndarray:
@@ -69,14 +69,15 @@ class CompiledProgram:
             view = False
             if step.prim.name in VIEWS and len(step.values) == 1 and step.inputs[0] is step.values[0]:
                 source = array(step.values[0])
-                out = _view(step, source)
-                if (
+                outs = _views(step, source)
+                view = all(
                     isinstance(out, np.ndarray)
                     and (np.may_share_memory(out, source) or out.size == 0)
                     and min(out.strides, default=0) >= 0
-                ):
-                    arrays[step.outputs[0].number] = out
-                    view = True
+                    for out in outs
+                )
+                if view:
+                    arrays.update((v.number, out) for v, out in zip(step.outputs, outs))
             found.append(view)
         return found
 
@@ -112,8 +113,8 @@ class CompiledProgram:
             last[v.number] = len(self.items)
         for item in reversed(self.items):
             if not isinstance(item, FusedKernel) and item[1]:
-                source, out = item[0].values[0], item[0].outputs[0]
-                last[source.number] = max(last.get(source.number, -1), last.get(out.number, -1))
+                source = item[0].values[0].number
+                last[source] = max([last.get(source, -1), *(last.get(out.number, -1) for out in item[0].outputs)])
         return last
 
     def _bind(self) -> None:
@@ -145,7 +146,8 @@ class CompiledProgram:
             else:
                 step, view = item
                 if view:
-                    arrays[step.outputs[0].number] = _view(step, arrays[step.values[0].number])
+                    made = _views(step, arrays[step.values[0].number])
+                    arrays.update((v.number, out) for v, out in zip(step.outputs, made))
                 else:
                     for v in step.outputs:
                         target = in_place.get(v.number)
@@ -269,12 +271,13 @@ def _implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]
     return step.prim.reference, False
 
 
-def _view(step: Step, source: np.ndarray) -> Any:
+def _views(step: Step, source: np.ndarray) -> tuple[Any, ...]:
     if step.prim.name == "broadcast_to":
-        return np.broadcast_to(source, step.outputs[0].shape)
+        return (np.broadcast_to(source, step.outputs[0].shape),)
     if step.prim.name == "contiguous" and not source.flags.c_contiguous:
-        return None
-    return step.prim.reference(source, **step.params)
+        return (None,)
+    out = step.prim.reference(source, **step.params)
+    return out if isinstance(out, tuple) else (out,)
 
 
 def _lower(program: Program) -> list[Step]:
@@ -324,7 +327,8 @@ class _Pool:
         need = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
         fitting = [b for b in self.free if need <= b.nbytes <= 2 * need + 4096]
         if fitting:
-            buffer = min(fitting, key=lambda b: b.nbytes)
+            # of equal ones the last that was given back: it may still be in the cache
+            buffer = min(reversed(fitting), key=lambda b: b.nbytes)
             self.free = [b for b in self.free if b is not buffer]
         else:
             raw = np.empty(need + 64, np.uint8)

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, get_num_threads, njit, types
+from numba import carray, cfunc, get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
+from numpy.lib.stride_tricks import as_strided
+
+from minidl_kernels.numba import gemm
+from minidl_kernels.numba.conv import scratch
 
 _WORD = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
@@ -107,6 +111,32 @@ def _gemm(operands):
     _call_gemm(operands)
 
 
+#: Rows, and multiplications, from which :func:`minidl_kernels.numba.gemm.matmul` is faster than BLAS, which lays out
+#: the left matrix anew, too; up to 1024 times 1024, beyond which BLAS's larger blocks pay.
+MANY_ROWS, MANY_PRODUCTS, MOST_WEIGHTS = 256, 1 << 22, 1 << 18
+
+
+@cache
+def _matmul_entry(char: str) -> Any:
+    kind = {"f": types.float32, "d": types.float64}[char]
+    size = kind.bitwidth // 8
+
+    def matmul(operands):
+        m, n, k = word(operands, 0), word(operands, 1), word(operands, 2)
+        a_row, b_row, b_column = word(operands, 4), word(operands, 6), word(operands, 7)
+        a = carray(pointer(word(operands, 3)), ((m - 1) * a_row + k,), kind)
+        b = carray(pointer(word(operands, 5)), ((k - 1) * b_row + (n - 1) * b_column + 1,), kind)
+        gemm.matmul(
+            as_strided(a, (m, k), (a_row * size, size)),
+            as_strided(b, (k, n), (b_row * size, b_column * size)),
+            carray(pointer(word(operands, 8)), (m, n), kind),
+            carray(pointer(word(operands, 9)), (word(operands, 10), k, word(operands, 11)), kind),
+            word(operands, 12),
+        )
+
+    return cfunc(types.void(types.intp), cache=True)(matmul)
+
+
 @cache
 def _gemm_address(char: str) -> int:
     """sgemm or dgemm of the very library that NumPy calls, so that both share its threads; else SciPy's."""
@@ -154,6 +184,9 @@ class Tape:
         if not good or any(o is None for o in operands) or min(*out.shape, x.shape[1]) == 0:
             return False
         (m, k), n = x.shape, y.shape[1]
+        if m >= MANY_ROWS and m * n * k >= MANY_PRODUCTS and n * k <= MOST_WEIGHTS and operands[0][0] == "N":
+            self._add_own_matmul(x, y, out)
+            return True
         one = np.zeros(1, np.int64)
         one.view(x.dtype)[0] = 1
         # Fortran's matrices are ours transposed: out^T = y^T x^T
@@ -166,6 +199,22 @@ class Tape:
         ]  # fmt: skip
         self.kept += [x, y, out]
         return True
+
+    def _add_own_matmul(self, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+        (m, k), n, size = x.shape, y.shape[1], x.itemsize
+        wide = gemm.columns(x.dtype)
+        count = -(-n // wide)
+        panels = scratch("panels", count * k * wide, x.dtype)
+        # enough blocks for all threads, none larger than what stays in the cache
+        block = min(64, -(-m // (4 * get_num_threads())))
+        block += -block % gemm.ROWS
+        self.functions.append(_matmul_entry(x.dtype.char).address)
+        self.places.append(len(self.words))
+        self.words += [
+            m, n, k, x.ctypes.data, x.strides[0] // size, y.ctypes.data, y.strides[0] // size, y.strides[1] // size,
+            out.ctypes.data, panels.ctypes.data, count, wide, block,
+        ]  # fmt: skip
+        self.kept += [x, y, out, panels]
 
     def freeze(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(functions, places, block) for :func:`run`."""

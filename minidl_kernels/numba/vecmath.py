@@ -205,39 +205,62 @@ def erf32(x):
 
 
 @_inlined
-def _normal_tail32(a, e):
-    """The normal distribution's tail above a in [0, 14.5], given e = exp(-a^2 / 2): e times a rational function.
+def _normal_exp32(a):
+    """exp(-a^2 / 2) for a in [0, 13.2], where it needs no care for what is too large or too small; see exp32."""
+    y = np.float32(-0.5) * a * a
+    t = y * np.float32(1.44269504088896341) + np.float32(12582912.0)
+    n = t - np.float32(12582912.0)
+    r = y - n * np.float32(0.693359375)
+    r = r + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * (r * r) + r + np.float32(1.0)
+    return _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
 
-    The polynomial, in (a - 4) / (a + 4), is a minimax fit to (1 + a / 2) erfcx(a / sqrt(2)) / 2, to 2.2e-8 of it.
+
+@_inlined
+def _normal_tail32(a, e):
+    """The normal distribution's tail above a in [0, 13.2], given e = exp(-a^2 / 2): e t P(t) with t = 1 / (1 + 0.26 a).
+
+    The form is that of Abramowitz and Stegun, 7.1.26; P is a minimax fit to erfcx(a / sqrt(2)) / (2 t), to 2e-8 of it.
     """
-    q = (a - np.float32(4.0)) / (a + np.float32(4.0))
-    p = np.float32(2.554564549e-04)
-    p = p * q + np.float32(1.216388007e-04)
-    p = p * q - np.float32(2.259995585e-03)
-    p = p * q + np.float32(4.738155551e-03)
-    p = p * q - np.float32(6.626945268e-04)
-    p = p * q - np.float32(2.155544040e-02)
-    p = p * q + np.float32(6.918913878e-02)
-    p = p * q - np.float32(1.335505325e-01)
-    p = p * q + np.float32(2.832319272e-01)
-    return e * p / (np.float32(1.0) + np.float32(0.5) * a)
+    t = np.float32(1.0) / (np.float32(1.0) + np.float32(0.26) * a)
+    p = np.float32(3.095268301e-02)
+    p = p * t - np.float32(1.550177035e-01)
+    p = p * t + np.float32(2.560461061e-01)
+    p = p * t - np.float32(1.562077309e-01)
+    p = p * t + np.float32(1.646244138e-01)
+    p = p * t + np.float32(4.943716668e-02)
+    p = p * t + np.float32(1.034452594e-01)
+    p = p * t + np.float32(1.029571286e-01)
+    p = p * t + np.float32(1.037626670e-01)
+    return e * (p * t)
 
 
 @_inlined
 def normal_cdf32(x):
-    """The normal distribution function, by its tail, which is accurate on the left too."""
+    """The normal distribution function, by its tail, which is accurate on the left too; 0 where it is below 2^-126."""
     a = abs(x)
-    a = np.float32(14.5) if a > np.float32(14.5) else a
-    tail = _normal_tail32(a, exp32(np.float32(-0.5) * a * a))
-    return np.float32(1.0) - tail if x > np.float32(0.0) else tail
+    far = a > np.float32(13.1)
+    a = np.float32(13.1) if far else a
+    tail = _normal_tail32(a, _normal_exp32(a))
+    tail = np.float32(0.0) if far else tail
+    out = np.float32(1.0) - tail if x > np.float32(0.0) else tail
+    return x if x != x else out
 
 
 @_inlined
 def gelu_slope32(x):
     """Derivative of gelu(x) = x cdf(x): cdf(x) + x pdf(x)."""
     a = abs(x)
-    a = np.float32(14.5) if a > np.float32(14.5) else a
-    e = exp32(np.float32(-0.5) * a * a)
+    far = a > np.float32(13.1)
+    a = np.float32(13.1) if far else a
+    e = _normal_exp32(a)
+    e = np.float32(0.0) if far else e
     tail = _normal_tail32(a, e)
     cdf = np.float32(1.0) - tail if x > np.float32(0.0) else tail
     return cdf + x * (np.float32(0.39894228) * e)

@@ -193,24 +193,13 @@ class FusedKernel:
 
     def _source(self, loops: list[int], strides: list[list[int]]) -> tuple[str, int]:
         compute, names, at = [], {}, iter(strides)
-        args, operands, words = [], [], 0
-
-        def pass_in(name: str, kind: str | None) -> None:
-            nonlocal words
-            args.append(name)
-            if kind is None:
-                operands.append(f"number(p, {words})")
-                words += 1
-            else:
-                operands.append(f"carray(pointer(word(p, {words})), (word(p, {words + 1}),), {kind})")
-                words += 2
-
+        args: list[tuple[str, str | None]] = []
         for k, x in enumerate(self.inputs):
             if isinstance(x, Live):
-                pass_in(f"s{k}", None)
+                args.append((f"s{k}", None))
                 names[id(x)] = f"s{k}"
             else:
-                pass_in(f"a{k}", NUMBA_TYPES[x.dtype.char])
+                args.append((f"a{k}", NUMBA_TYPES[x.dtype.char]))
                 names[x.number] = f"v{x.number}"
                 compute.append(f"v{x.number} = a{k}[{nests.index(next(at))}]")
         for s in self.steps:
@@ -229,7 +218,7 @@ class FusedKernel:
             compute.append(f"v{out.number} = {NUMBA_TYPES[out.dtype.char]}({text})")
             names[out.number] = f"v{out.number}"
         for k, out in enumerate(self.outputs):
-            pass_in(f"o{k}", NUMBA_TYPES[out.dtype.char])
+            args.append((f"o{k}", NUMBA_TYPES[out.dtype.char]))
         where = {v.number: f"o{k}[{nests.index(next(at))}]" for k, v in enumerate(self.stored)}
         store = [f"{place} = {names[n]}" for n, place in where.items()]
         reduced = [self._reduced(s, f"o{len(self.stored) + k}", names) for k, s in enumerate(self.reductions)]
@@ -247,18 +236,11 @@ class FusedKernel:
                 indices = [nests.index(s) for s in to]
                 lines, parallel, scratch = nests.along_columns(loops, kept, compute + store, indices, reduced)
             if scratch:
-                for k, r in enumerate(reduced):
-                    pass_in(f"p{k}", r.number_type)
+                args += [(f"p{k}", r.number_type) for k, r in enumerate(reduced)]
         # value numbers differ between equal kernels of different places: number them anew, so that both share a file
         order: dict[str, str] = {}
-        text = f"def kernel({', '.join(args)}):\n" + "\n".join("    " + line for line in lines) + "\n"
-        text = re.sub(r"\bv\d+\b", lambda m: order.setdefault(m.group(), f"x{len(order)}"), text)
-        options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
-        entry = "\n".join(f"        {o}," for o in operands)
-        return (
-            f"{HEADER}@njit({options}{', parallel=True' if parallel else ''})\n{text}\n\n"
-            f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
-        ), scratch
+        lines = [re.sub(r"\bv\d+\b", lambda m: order.setdefault(m.group(), f"x{len(order)}"), line) for line in lines]
+        return _module_source(args, lines, parallel), scratch
 
     def _reduced(self, step: Step, target: str, names: dict[int, str]) -> nests.Reduced:
         x = step.inputs[0]
@@ -266,6 +248,40 @@ class FusedKernel:
         for k in reduced_axes(step) if step.prim.name == "mean" else ():
             count *= x.shape[k]
         return nests.Reduced(_REDUCTIONS[step.prim.name], names[x.number], target, NUMBA_TYPES[x.dtype.char], count)
+
+
+def copy_kernel(source: np.ndarray, out: np.ndarray) -> tuple[ModuleType, list[Any]] | None:
+    """``(module, arguments)`` of a loop that copies ``source`` to ``out``, of one shape and dtype and not empty; None
+    if it cannot be written."""
+    if out.dtype.char not in NUMBA_TYPES or min([*source.strides, *out.strides], default=0) < 0:
+        return None
+    loops, (at, to) = nests.collapse(out.shape, [source, out])
+    lines, parallel = nests.elementwise(loops, [f"o0[{nests.index(to)}] = a0[{nests.index(at)}]"])
+    kind = NUMBA_TYPES[out.dtype.char]
+    return load_source(_module_source([("a0", kind), ("o0", kind)], lines, parallel)), [
+        nests.flat(source), nests.flat(out),
+    ]  # fmt: skip
+
+
+def _module_source(arguments: list[tuple[str, str | None]], lines: list[str], parallel: bool) -> str:
+    """A module with ``kernel`` and ``entry`` (see :meth:`FusedKernel.compile`), of arguments given by name and dtype;
+    None for a live number."""
+    operands, words = [], 0
+    for _, kind in arguments:
+        if kind is None:
+            operands.append(f"number(p, {words})")
+            words += 1
+        else:
+            operands.append(f"carray(pointer(word(p, {words})), (word(p, {words + 1}),), {kind})")
+            words += 2
+    options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
+    names = ", ".join(name for name, _ in arguments)
+    text = "\n".join("    " + line for line in lines)
+    entry = "\n".join(f"        {o}," for o in operands)
+    return (
+        f"{HEADER}@njit({options}{', parallel=True' if parallel else ''})\ndef kernel({names}):\n{text}\n\n\n"
+        f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
+    )
 
 
 _modules: dict[str, ModuleType] = {}

@@ -17,7 +17,7 @@ from minidl import ops
 from minidl.backend.live import Live
 from minidl.backend.registry import state
 from minidl.compiler.program import Program, Step, Value
-from minidl_kernels.numba.fusion import FusedKernel, group_steps
+from minidl_kernels.numba.fusion import FusedKernel, copy_kernel, group_steps
 from minidl_kernels.numba.tape import Tape, run
 
 #: primitives whose results can be views of their first input
@@ -203,6 +203,15 @@ class CompiledProgram:
         self._end_tape()
         self.calls.append(call)
 
+    def _copy(self, source: np.ndarray, out: np.ndarray) -> None:
+        if not out.size:
+            return
+        made = copy_kernel(source, out)
+        if made is None:
+            self._call(functools.partial(np.copyto, out, source))
+        else:
+            self.tape.add_kernel(made[0].entry.address, made[1])
+
     def _end_tape(self) -> None:
         """What is on the tape becomes one call."""
         if len(self.tape):
@@ -235,7 +244,15 @@ class CompiledProgram:
                 self._call(functools.partial(np.matmul, inputs[0], inputs[1], outs[0]))
             return
         if name in ("reshape", "contiguous") and outs[0].size == inputs[0].size:
-            self._call(functools.partial(np.copyto, outs[0].reshape(inputs[0].shape), inputs[0]))
+            self._copy(inputs[0], outs[0].reshape(inputs[0].shape))
+            return
+        if name in ("stack", "concat") and all(x.dtype == outs[0].dtype for x in inputs):
+            axis, begin = step.params.get("axis", 0), 0
+            pieces = np.moveaxis(outs[0], axis, 0)
+            for x in inputs:
+                x = x[None] if name == "stack" else np.moveaxis(x, axis, 0)
+                self._copy(x, pieces[begin : begin + len(x)])
+                begin += len(x)
             return
         function, takes_out = _implementation(step, inputs)
         if live:

@@ -90,3 +90,19 @@ def test_a_parameter_read_after_its_update_has_its_old_value():
 
     with minidl.use_backend("numba"):
         np.testing.assert_allclose(trajectory(True), trajectory(False), rtol=1e-5)
+
+
+def test_copies_are_on_the_tape():
+    def f(x):
+        turned = ops.permute(x, axes=(1, 0, 2)).reshape(4, 30)
+        return ops.stack([x, x * 2], axis=-2), ops.concat([turned, turned + 1, turned[:, :0]], axis=1)
+
+    with minidl.use_backend("numba"):
+        jitted = minidl.jit(f)
+        x = np.arange(120, dtype=np.float32).reshape(5, 4, 6)
+        for _ in range(2):
+            found = jitted(x)
+        for got, want in zip(found, f(Tensor(x))):
+            np.testing.assert_array_equal(got.numpy(), want.numpy())
+        ((_, _, compiled),) = next(iter(jitted._cache.values()))
+        assert len(compiled.calls) == 1

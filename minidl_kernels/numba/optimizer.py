@@ -2,18 +2,23 @@
 
 The same arrays are returned. All constants come as float64 and are rounded to the parameter's dtype as the references'
 weak Python scalars are.
+
+A captured step updates all its parameters in one call (:func:`together`): what there is to do lies in a table with a
+row for each piece of a parameter, the addresses of its arrays and its length.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import carray, njit, prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.common import PARALLEL, SERIAL, over_rows, plain
+from minidl_kernels.numba.common import PARALLEL, PARALLEL_FROM, PIECE, SERIAL, over_rows, plain
+from minidl_kernels.numba.tape import pointer
 from minidl_kernels.numba.vecmath import nan_max
 
 _FLOAT_NAMES = ("float32", "float64")
@@ -126,6 +131,39 @@ def _ema_pieces(average, p, new, count):
         _ema(average, p, new, c * p.size // count, (c + 1) * p.size // count)
 
 
+@njit(**SERIAL)
+def _array(table, row, column, like):
+    return carray(pointer(table[row, column]), (table[row, table.shape[1] - 1],), like.dtype)
+
+
+def _sgd_rows(table, like, numbers):
+    for row in prange(table.shape[0]):
+        p, g = _array(table, row, 0, like), _array(table, row, 1, like)
+        _sgd(p, g, *numbers, 0, p.size)
+
+
+def _momentum_rows(table, like, numbers):
+    for row in prange(table.shape[0]):
+        p, g, buf = _array(table, row, 0, like), _array(table, row, 1, like), _array(table, row, 2, like)
+        _momentum(p, g, buf, *numbers, 0, p.size)
+
+
+def _adam_rows(table, like, numbers):
+    for row in prange(table.shape[0]):
+        p, g = _array(table, row, 0, like), _array(table, row, 1, like)
+        _adam(p, g, _array(table, row, 2, like), _array(table, row, 3, like), *numbers, 0, p.size)
+
+
+def _amsgrad_rows(table, like, numbers):
+    for row in prange(table.shape[0]):
+        p, g, m = _array(table, row, 0, like), _array(table, row, 1, like), _array(table, row, 2, like)
+        _amsgrad(p, g, m, _array(table, row, 3, like), _array(table, row, 4, like), *numbers, 0, p.size)
+
+
+# serial, and on all threads
+_ROWS = {f: (njit(**SERIAL)(f), njit(**PARALLEL)(f)) for f in (_sgd_rows, _momentum_rows, _adam_rows, _amsgrad_rows)}
+
+
 def _place(arrays: tuple[np.ndarray, ...], out: Any) -> tuple[np.ndarray, ...]:
     """The arrays to update and return: the donated ones, or ``out`` with their values."""
     if out is None:
@@ -153,18 +191,24 @@ def sgd_update(
     p: np.ndarray, g: np.ndarray, lr: float, step: int, buf: Any = None, *, momentum: float = 0.0,
     dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, maximize: bool = False, out: Any = None,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
-    sign = -1.0 if maximize else 1.0
+    numbers = _sgd_numbers(buf is not None, lr, step, momentum, dampening, nesterov, weight_decay, maximize)
     if buf is None:
         result = _place((p,), out)
-        _run(_sgd, _sgd_pieces, (result[0], g), float(lr), sign, float(weight_decay))
-        return result
-    result = _place((p, buf), out)
-    fresh = 1.0 - float(dampening) * (step > 1)
-    _run(
-        _momentum, _momentum_pieces, (result[0], g, result[1]), float(lr), float(momentum), fresh, bool(nesterov), sign,
-        float(weight_decay),
-    )  # fmt: skip
+        _run(_sgd, _sgd_pieces, (result[0], g), *numbers)
+    else:
+        result = _place((p, buf), out)
+        _run(_momentum, _momentum_pieces, (result[0], g, result[1]), *numbers)
     return result
+
+
+def _sgd_numbers(
+    buffered: bool, lr: float, step: int, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+    weight_decay: float = 0.0, maximize: bool = False,
+) -> tuple[float, ...]:  # fmt: skip
+    sign, decay = -1.0 if maximize else 1.0, float(weight_decay)
+    if not buffered:
+        return float(lr), sign, decay
+    return float(lr), float(momentum), 1.0 - float(dampening) * (step > 1), bool(nesterov), sign, decay
 
 
 def _adam_plain(p: Any, g: Any, m: Any, v: Any, lr: Any, step: Any, max_v: Any = None, **params: Any) -> bool:
@@ -186,14 +230,7 @@ def adam_update(
     beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False,
     maximize: bool = False, out: Any = None,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
-    lr, step = float(lr), float(step)
-    # rate * m / (sqrt(v) / root + eps), with one division less
-    root = math.sqrt(_one_minus_power(beta2, step))
-    numbers = (
-        root * lr / _one_minus_power(beta1, step), float(beta1), float(beta2), float(eps) * root,
-        1.0 - lr * weight_decay if decoupled else 1.0, -1.0 if maximize else 1.0,
-        0.0 if decoupled else float(weight_decay),
-    )  # fmt: skip
+    numbers = _adam_numbers(lr, step, beta1, beta2, eps, weight_decay, decoupled, maximize)
     if max_v is None:
         result = _place((p, m, v), out)
         _run(_adam, _adam_pieces, (result[0], g, result[1], result[2]), *numbers)
@@ -201,6 +238,42 @@ def adam_update(
         result = _place((p, m, v, max_v), out)
         _run(_amsgrad, _amsgrad_pieces, (result[0], g, *result[1:]), *numbers)
     return result
+
+
+def _adam_numbers(
+    lr: float, step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0,
+    decoupled: bool = False, maximize: bool = False,
+) -> tuple[float, ...]:  # fmt: skip
+    lr, step = float(lr), float(step)
+    # rate * m / (sqrt(v) / root + eps), with one division less
+    root = math.sqrt(_one_minus_power(beta2, step))
+    return (
+        root * lr / _one_minus_power(beta1, step), float(beta1), float(beta2), float(eps) * root,
+        1.0 - lr * weight_decay if decoupled else 1.0, -1.0 if maximize else 1.0,
+        0.0 if decoupled else float(weight_decay),
+    )  # fmt: skip
+
+
+def together(function: Any, updates: list[tuple[np.ndarray, ...]], params: dict[str, Any]) -> Any:
+    """``f(lr, step)`` that updates many parameters at once, with ``function`` (``sgd_update`` or ``adam_update``).
+
+    ``updates`` has the arrays of each, (p, g) and state, all of one dtype.
+    """
+    count, like = len(updates[0]), np.empty(0, updates[0][0].dtype)
+    rows, numbers = {
+        ("sgd_update", 2): (_sgd_rows, functools.partial(_sgd_numbers, False)),
+        ("sgd_update", 3): (_momentum_rows, functools.partial(_sgd_numbers, True)),
+        ("adam_update", 4): (_adam_rows, _adam_numbers),
+        ("adam_update", 5): (_amsgrad_rows, _adam_numbers),
+    }[function.__name__, count]
+    table = [
+        [a.ctypes.data + begin * a.itemsize for a in arrays] + [min(PIECE, arrays[0].size - begin)]
+        for arrays in updates
+        for begin in range(0, arrays[0].size, PIECE)
+    ]
+    table = np.array(table, np.int64).reshape(-1, count + 1)
+    run = _ROWS[rows][sum(arrays[0].size for arrays in updates) >= PARALLEL_FROM]
+    return lambda lr, step: run(table, like, numbers(lr, step, **params))
 
 
 def _one_minus_power(beta: float, step: float) -> float:

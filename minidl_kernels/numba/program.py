@@ -7,6 +7,7 @@ code walks. Memory is planned as registers are: a buffer whose value is dead ser
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from minidl.backend.live import Live
 from minidl.backend.registry import state
 from minidl.compiler.program import Program, Step, Value
 from minidl_kernels.numba.fusion import FusedKernel, copy_kernel, group_steps
+from minidl_kernels.numba.optimizer import adam_update, sgd_update, together
 from minidl_kernels.numba.tape import Tape, run
 
 #: primitives whose results can be views of their first input
@@ -136,6 +138,7 @@ class CompiledProgram:
         pool = _Pool()
         homes: dict[int, Any] = {}
         in_place = self._in_place_updates(last)
+        self.updates: list[_Update] = []
         for i, item in enumerate(self.items):
             if isinstance(item, FusedKernel):
                 outs = []
@@ -158,6 +161,7 @@ class CompiledProgram:
                     self._bind_step(step, arrays)
             for number in [n for n in homes if last.get(n, -1) <= i]:
                 pool.give(homes.pop(number))
+        self._end_updates()
         self._end_tape()
         waiting = []
         for target, value in program.updates:
@@ -203,6 +207,41 @@ class CompiledProgram:
         self._end_tape()
         self.calls.append(call)
 
+    def _update(self, step: Step, inputs: list, outs: list[np.ndarray]) -> _Update | None:
+        """The step as an optimizer's update in place; None if it is not, or not by our kernel."""
+        function, _ = _implementation(step, inputs)
+        arrays = [x for x in inputs if isinstance(x, np.ndarray)]
+        scalars = [x for x in inputs if not isinstance(x, np.ndarray) and x is not None]
+        updated = [a for a in arrays if any(a is o for o in outs)]
+        if function not in (sgd_update, adam_update) or len(scalars) != 2 or len(updated) != len(outs):
+            return None
+        if any(isinstance(p, Live) for p in step.params.values()):
+            return None
+        return _Update(function, arrays, scalars, step.params)
+
+    def _end_updates(self) -> None:
+        """Updates that follow each other and differ in arrays, and in where their numbers are from, become one call."""
+        updates, self.updates = self.updates, []
+        if not updates:
+            return
+        keys = [[self._number(x) if isinstance(x, Live) else None for x in u.scalars] for u in updates]
+        numbers = self.numbers
+        function, params = updates[0].function, updates[0].params
+        all_at_once = together(function, [u.arrays for u in updates], params)
+        one_by_one = [together(function, [u.arrays], params) for u in updates]
+
+        def call() -> None:
+            now = [
+                tuple(x if key is None else numbers[key] for key, x in zip(k, u.scalars)) for k, u in zip(keys, updates)
+            ]
+            if len(set(now)) == 1:
+                all_at_once(*now[0])
+            else:  # parameters that were not all updated equally often
+                for run, given in zip(one_by_one, now):
+                    run(*given)
+
+        self._call(call)
+
     def _copy(self, source: np.ndarray, out: np.ndarray) -> None:
         if not out.size:
             return
@@ -226,6 +265,7 @@ class CompiledProgram:
         if outs[0].size == 0:
             return
         sources = [x if isinstance(x, Live) else arrays[x.number] for x in item.inputs]
+        self._end_updates()
         module, arguments = item.compile(sources, outs)
         operands = [("live", self._number(a)) if isinstance(a, Live) else a for a in arguments]
         self.tape.add_kernel(module.entry.address, operands)
@@ -235,6 +275,12 @@ class CompiledProgram:
         inputs = [arrays[x.number] if isinstance(x, Value) else x for x in step.inputs]
         name = step.prim.name
         live = any(isinstance(x, Live) for x in [*inputs, *step.params.values()])
+        update = self._update(step, inputs, outs) if name in ("sgd_update", "adam_update") else None
+        if update is None or not all(u.like(update) for u in self.updates):
+            self._end_updates()
+        if update is not None:
+            self.updates.append(update)
+            return
         if name == "matmul" and inputs[0].dtype == inputs[1].dtype:
             x, y = inputs
             if y.ndim == 2 and x.ndim > 2 and x.flags.c_contiguous and outs[0].flags.c_contiguous and x.size:
@@ -278,6 +324,25 @@ class CompiledProgram:
                     out[...] = array
 
         self._call(call_and_copy)
+
+
+@dataclasses.dataclass
+class _Update:
+    """An optimizer's update in place: its kernel, (p, g) and state, (lr, step), and what stays."""
+
+    function: Callable[..., Any]
+    arrays: list[np.ndarray]
+    scalars: list[Any]
+    params: dict[str, Any]
+
+    def like(self, other: _Update) -> bool:
+        """Do they differ in arrays and numbers only?"""
+        return (
+            self.function is other.function
+            and len(self.arrays) == len(other.arrays)
+            and self.arrays[0].dtype == other.arrays[0].dtype
+            and self.params == other.params
+        )
 
 
 def _implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]:

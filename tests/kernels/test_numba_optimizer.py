@@ -97,3 +97,51 @@ def test_training_is_that_of_the_references(rng, name):
 def test_donated_inputs_are_what_the_kernels_write_to():
     assert {"p", "m", "v", "max_v"} <= set(primitives["adam_update"].donated)
     assert {"p", "buf"} <= set(primitives["sgd_update"].donated)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: minidl.optim.SGD(p, lr=0.1),
+        lambda p: minidl.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01),
+        lambda p: minidl.optim.AdamW(p, lr=0.1),
+        lambda p: minidl.optim.Adam(p, lr=0.1, amsgrad=True, maximize=True),
+        lambda p: minidl.optim.Adam([{"params": p[:2]}, {"params": p[2:], "lr": 0.01, "weight_decay": 0.1}], lr=0.1),
+    ],
+    ids=["sgd", "momentum", "adamw", "amsgrad", "groups"],
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_captured_step_updates_all_at_once(make, apart, rng):
+    """As many calls as groups; and right also where one parameter was updated more often than the others."""
+    start = [rng.normal(size=s).astype(np.float32) for s in [(3,), (200, 300), (), (5, 7), (0, 3)]]
+    target = [rng.normal(size=a.shape).astype(np.float32) for a in start]
+    found = []
+
+    def train(jitted):
+        params = [minidl.nn.Parameter(a.copy()) for a in start]
+        optimizer = make(params)
+        if apart:
+            params[1].grad = minidl.Tensor(np.ones_like(start[1]))
+            optimizer.step()
+
+        def step():
+            optimizer.zero_grad()
+            loss = sum((p - t).square().sum() for p, t in zip(params, target))
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = minidl.jit(step) if jitted else step
+        for _ in range(4):
+            run()
+        found.append([np.array(p.detach()) for p in params])
+        return run, len(optimizer.param_groups)
+
+    with minidl.use_backend("numba"):
+        train(False)
+        run, groups = train(True)
+        for a, b in zip(*found):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        ((_, _, compiled),) = next(iter(run._cache.values()))
+        updates = [c for c in compiled.calls if "_end_updates" in getattr(c, "__qualname__", "")]
+        assert len(updates) == groups

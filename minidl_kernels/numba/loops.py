@@ -73,9 +73,9 @@ def flat(a: np.ndarray) -> np.ndarray:
 
 
 def index(strides: list[int]) -> str:
-    """Where the element of the current ``i0``, ``i1`` … is."""
+    """Where the element of the current ``i0``, ``i1`` … is; unsigned, for Numba else asks whether it is negative."""
     terms = [f"i{k}" if s == 1 else f"i{k} * {s}" for k, s in enumerate(strides) if s]
-    return " + ".join(terms) or "0"
+    return f"np.uintp({' + '.join(terms)})" if terms else "0"
 
 
 class _Lines:

@@ -23,10 +23,10 @@ from benchmarks.worker import available_cores
 PARTS = {"steps": training_steps, "overhead": overhead, "import": import_time, "memory": memory}
 TEXTS = {
     "steps": "**Training steps**: forward, backward and AdamW on one batch, from equal weights, the first losses "
-    "compared before anything is timed. Median of {rounds} rounds in which the libraries took turns; then the ratio to "
-    "PyTorch in the same round (median and quartiles), below 1 where it is faster.",
+    "compared before anything is timed; {threads} for every library. Median of {rounds} rounds in which the libraries "
+    "took turns; then the ratio to PyTorch in the same round (median and quartiles), below 1 where it is faster.",
     "overhead": "**Overhead**: one operation on ten numbers (`matmul`: 3x3), with minidl's `numpy` backend, in "
-    "microseconds, and the ratio to PyTorch.",
+    "microseconds, and the ratio to PyTorch; one thread.",
     "import": "**Import** in a fresh interpreter.",
     "memory": "**Memory**: by how much the peak of a process rises when it trains, its ratio to PyTorch, the same for "
     "later steps only, and the peak of the whole process with all its libraries, in MiB.",
@@ -54,13 +54,13 @@ def write(path: Path, text: str) -> None:
     os.replace(f.name, path)
 
 
-def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(part: str, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    say(f"{part} …")
+    say(f"{part}, {threads} threads …")
     if part == "steps":
-        options = ["--models", *arguments.models, "--threads", str(arguments.threads)]
+        options = ["--models", *arguments.models, "--threads", str(threads)]
         return training_steps.run(
             training_steps.parser().parse_args([*options, "--rounds", str(arguments.rounds)]), say
         )
@@ -68,18 +68,17 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
         return overhead.measure(2 * arguments.rounds)
     if part == "import":
         return import_time.measure(arguments.rounds)
-    return memory.measure(arguments.models, threads=arguments.threads, say=say)
+    return memory.measure(arguments.models, threads=threads, say=say)
 
 
-def benchmarks_section(reports: dict[str, dict[str, Any]]) -> str:
+def benchmarks_section(reports: list[tuple[str, dict[str, Any]]]) -> str:
     """Text and table of every part, under a line that says where and when it was measured."""
-    facts = {machine.sentence({**r["machine"], "threads": None}) for r in reports.values()}
-    threads = {r["machine"]["threads"] for part, r in reports.items() if part in ("steps", "memory")}
+    facts = {machine.sentence({**r["machine"], "threads": None}) for _, r in reports}
     blocks = ["Measured on: " + "; and on: ".join(sorted(facts)) + "."]
-    if threads:
-        blocks[0] += f" Threads of every library: {' or '.join(map(str, sorted(threads)))}."
-    for part, report in reports.items():
-        blocks.append(TEXTS[part].format(rounds=report.get("rounds")))
+    for part, report in reports:
+        threads = report["machine"]["threads"]
+        told = {"rounds": report.get("rounds"), "threads": f"{threads} thread{'s' if threads != 1 else ''}"}
+        blocks.append(TEXTS[part].format(**told))
         blocks.append(PARTS[part].markdown(report))
     return "\n\n".join(b.strip() for b in blocks)
 
@@ -106,7 +105,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="none: leave them as they are")
     p.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     p.add_argument("--rounds", type=int, default=15)
-    p.add_argument("--threads", type=int, default=len(available_cores()), help="for every library (default: all cores)")
+    p.add_argument(
+        "--threads", nargs="+", type=int, default=sorted({1, len(available_cores())}),
+        help="for every library: training steps are measured with each number, memory with the first (default: one "
+        "and as many as there are cores)",
+    )  # fmt: skip
     p.add_argument("--runs", nargs="+", type=Path, metavar="DIR", default=[], help="folders that `minidl train` wrote")
     p.add_argument("--reuse", action="store_true", help="tables of the last measurements")
     p.add_argument("--results", type=Path, default=Path("build/benchmarks"), help="folder of the JSON files")
@@ -115,15 +118,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipes = recipes_section(arguments.runs)
     for name in ("recipes", "benchmarks"):  # what is wrong with a run or with README.md shows before hours of measuring
         replace_section(arguments.readme.read_text(encoding="utf-8"), name, "")
-    reports = {}
-    for part in arguments.parts:
-        path = arguments.results / f"{PARTS[part].__name__.rpartition('.')[2]}.json"
-        if arguments.reuse:
-            reports[part] = json.loads(path.read_text())
-        else:
-            reports[part] = measure(part, arguments)
+    reports = []
+    for part, threads in ((p, t) for p in arguments.parts for t in arguments.threads[: None if p == "steps" else 1]):
+        path = arguments.results / f"{PARTS[part].__name__.rpartition('.')[2]}-{threads}.json"
+        if not arguments.reuse:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps(reports[part], indent=1) + "\n")
+            write(path, json.dumps(measure(part, arguments, threads), indent=1) + "\n")
+        reports.append((part, json.loads(path.read_text())))
     text = arguments.readme.read_text(encoding="utf-8")
     if reports:
         text = replace_section(text, "benchmarks", benchmarks_section(reports))

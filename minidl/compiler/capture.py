@@ -64,8 +64,10 @@ class Tracer:
         self.steps: list[Step] = []
         self.inputs: list[Value] = []
         self.by_id: dict[int, Value] = {}
-        self.owners: set[int] = set()
-        self.kept: list[Any] = []  # keeps ids unique for as long as the tracer lives
+        self.owners: dict[int, weakref.ref] = {}
+        self.kept: list[Any] = []  # keeps the ids of arrays from outside unique for as long as the tracer lives
+        # computed arrays may die, so that a capture needs no more memory than a step does anyway
+        self.watched: list[weakref.ref] = []
         self.tensors: dict[int, Any] = {}
         self.results: list[weakref.ref] = []
         self.cells: list[Cell] = []
@@ -78,11 +80,16 @@ class Tracer:
         v = Value(self.count, kind, tuple(array.shape), np.dtype(array.dtype))
         self.count += 1
         self.by_id[id(array)] = v
-        self.kept.append(array)
+        if kind == "computed" and isinstance(array, np.ndarray):
+            self.watched.append(weakref.ref(array, _forget(self.by_id, id(array))))
+        else:
+            self.kept.append(array)
         if kind == "external":
             v.cell = Cell(lambda: array, lambda new: np.copyto(array, new))
         elif isinstance(array, np.ndarray):
-            self.owners.add(id(_owner(array)))
+            owner = _owner(array)
+            if id(owner) not in self.owners:
+                self.owners[id(owner)] = weakref.ref(owner, _forget(self.owners, id(owner)))
         return v
 
     def outside_primitives(self) -> bool:
@@ -100,7 +107,9 @@ class Tracer:
         self.results += [weakref.ref(t) for t in (result if isinstance(result, tuple) else (result,))]
         for a in args:
             if hasattr(a, "data") and hasattr(a, "requires_grad"):
-                self.tensors.setdefault(id(a.data), a)
+                value = self.by_id.get(id(a.data))
+                if value is None or value.kind == "external":
+                    self.tensors.setdefault(id(a.data), a)
 
     def value_of(self, array: Any, prim: Any) -> Value:
         found = self.by_id.get(id(array))
@@ -182,6 +191,11 @@ class Tracer:
                 f"jit: {what} needs a value while the step is being captured, but a captured step cannot depend on "
                 "values: return the tensor and look at it outside, or use ops.where instead of a branch"
             )
+
+
+def _forget(known: dict[int, Any], key: int) -> Callable[[Any], Any]:
+    """Called when the object with this id has died, before another can get the id."""
+    return lambda reference: known.pop(key, None)
 
 
 def _owner(array: np.ndarray) -> Any:

@@ -1,5 +1,7 @@
 """minidl.jit: captured steps give the numbers of eager ones, on every backend that is here."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -409,3 +411,29 @@ def test_chains_are_fused():
         np.testing.assert_allclose(second.numpy(), first.numpy(), rtol=1e-5, atol=1e-6)
         ((_, _, compiled),) = next(iter(f._cache.values()))
         assert len(compiled.calls) == 1
+
+
+def test_a_capture_keeps_no_value_that_the_step_has_done_with(backend):
+    alive = []
+
+    def f(x):
+        most = 0
+        for _ in range(10):
+            x = x * 2
+            alive.append(weakref.ref(x.data))
+            most = max(most, sum(a() is not None for a in alive))
+        assert most <= 2
+        return x
+
+    np.testing.assert_array_equal(minidl.jit(f)(np.ones(3, np.float32)).numpy(), 1024)
+
+
+def test_an_array_taken_from_a_dead_value_is_still_refused(backend):
+    def f(x):
+        y = x * 2
+        view = y.data[1:]
+        del y
+        return Tensor(view) + 1
+
+    with pytest.raises(CaptureError, match="taken from a captured"):
+        minidl.jit(f)(np.ones(3, np.float32))

@@ -37,7 +37,7 @@ _TASKS = 8
 #: pixels of a few samples that share a buffer, if the images are small; for the gradient of the weight
 _PIXELS, _PIXELS_WEIGHT = 256, 1024
 #: From so many weights (of a group) on, which are read again for each buffer, the reference's columns and BLAS are
-#: faster, up to twice: measured at 3x3 with stride 2 and 1x1, with 32 images. Below they are up to seven times slower.
+#: faster, up to twice; below they are up to seven times slower (``python -m benchmarks.conv_rules --strided``).
 MANY_WEIGHTS = 1 << 17
 #: blocks of pixels (of two vectors) whose results are kept until they are written
 _STRIP = 8

@@ -2,18 +2,29 @@
 
 OpenBLAS's threads spin for some 30 ms after each product, on cores that the threads of Numba's kernels wait for: with
 two threads on two cores a training step then takes up to twice as long. OpenBLAS reads the setting when it is loaded,
-so this has no effect where NumPy was imported before minidl; and the setting need not stay in the environment.
+so this has no effect where NumPy was imported before minidl.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 
-_SETTING = "OPENBLAS_THREAD_TIMEOUT"  # its value is the binary logarithm of a number of cycles
 
-if _SETTING in os.environ:
-    import numpy
-else:
-    os.environ[_SETTING] = "10"
+@contextlib.contextmanager
+def environment_default(name: str, value: str) -> Iterator[None]:
+    """Inside, the environment has ``name``, with ``value`` unless the user has given it another.
+
+    For libraries that read a setting when they are loaded, so that it need not stay.
+    """
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
     try:
-        import numpy  # noqa: F401
+        yield
     finally:
-        del os.environ[_SETTING]
+        del os.environ[name]
+
+
+with environment_default("OPENBLAS_THREAD_TIMEOUT", "10"):  # the binary logarithm of a number of cycles
+    import numpy  # noqa: F401

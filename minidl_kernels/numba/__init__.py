@@ -1,10 +1,13 @@
 """The ``numba`` backend: NumPy's arrays, kernels compiled for the CPU. One file a family of primitives."""
 
+import contextlib
 import importlib
 import os
 
 import numba
 from llvmlite import binding as _llvm
+
+from minidl.blas import environment_default
 
 
 def _prefer_wide_vectors() -> None:
@@ -21,19 +24,12 @@ def _spin_briefly() -> None:
     """Let Numba's idle OpenMP threads go to sleep within microseconds, where the user has not said otherwise.
 
     By default they spin for milliseconds, on cores that BLAS's own threads wait for: a training step of many small
-    products and loops then takes several times as long. OpenMP reads the setting when Numba's pool is loaded, so it
-    need not stay in the environment.
+    products and loops then takes several times as long. OpenMP reads the setting when Numba's pool is loaded.
     """
-    setting = "GOMP_SPINCOUNT"
-    if setting in os.environ or "OMP_WAIT_POLICY" in os.environ:
+    if "OMP_WAIT_POLICY" in os.environ:
         return
-    os.environ[setting] = "3000"
-    try:
-        importlib.import_module("numba.np.ufunc.omppool")
-    except ImportError:
-        pass  # without OpenMP, Numba uses another pool
-    finally:
-        del os.environ[setting]
+    with environment_default("GOMP_SPINCOUNT", "3000"), contextlib.suppress(ImportError):
+        importlib.import_module("numba.np.ufunc.omppool")  # without OpenMP, Numba uses another pool
 
 
 _prefer_wide_vectors()

@@ -79,9 +79,8 @@ def _float_as_int(typingctx, x):
 
 
 @_inlined
-def exp32(x):
-    """exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2; 0 where that is below 2^-126."""
-    y = min(max(x, np.float32(-87.33654)), np.float32(88.8))
+def _exp_normal32(y):
+    """exp(y) = 2^n exp(r) with n = round(y / ln 2) and |r| <= ln 2 / 2, where the result is a normal number."""
     # adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then hold
     t = y * np.float32(1.44269504088896341) + np.float32(12582912.0)
     n = t - np.float32(12582912.0)
@@ -96,7 +95,13 @@ def exp32(x):
     p = p * r + np.float32(5.0000001201e-1)
     p = p * (r * r) + r + np.float32(1.0)
     # n is added to the exponent of p
-    out = _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
+    return _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
+
+
+@_inlined
+def exp32(x):
+    """exp(x); 0 where that is below 2^-126."""
+    out = _exp_normal32(min(max(x, np.float32(-87.33654)), np.float32(88.8)))
     out = np.float32(np.inf) if x > np.float32(88.7228394) else out
     out = out if x >= np.float32(-87.33654) else np.float32(0.0)
     return x if x != x else out
@@ -205,24 +210,6 @@ def erf32(x):
 
 
 @_inlined
-def _normal_exp32(a):
-    """exp(-a^2 / 2) for a in [0, 13.2], where it needs no care for what is too large or too small; see exp32."""
-    y = np.float32(-0.5) * a * a
-    t = y * np.float32(1.44269504088896341) + np.float32(12582912.0)
-    n = t - np.float32(12582912.0)
-    r = y - n * np.float32(0.693359375)
-    r = r + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * (r * r) + r + np.float32(1.0)
-    return _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
-
-
-@_inlined
 def _normal_tail32(a, e):
     """The normal distribution's tail above a in [0, 13.2], given e = exp(-a^2 / 2): e t P(t) with t = 1 / (1 + 0.26 a).
 
@@ -247,7 +234,7 @@ def normal_cdf32(x):
     a = abs(x)
     far = a > np.float32(13.1)
     a = np.float32(13.1) if far else a
-    tail = _normal_tail32(a, _normal_exp32(a))
+    tail = _normal_tail32(a, _exp_normal32(np.float32(-0.5) * a * a))
     tail = np.float32(0.0) if far else tail
     out = np.float32(1.0) - tail if x > np.float32(0.0) else tail
     return x if x != x else out
@@ -259,7 +246,7 @@ def gelu_slope32(x):
     a = abs(x)
     far = a > np.float32(13.1)
     a = np.float32(13.1) if far else a
-    e = _normal_exp32(a)
+    e = _exp_normal32(np.float32(-0.5) * a * a)
     e = np.float32(0.0) if far else e
     tail = _normal_tail32(a, e)
     cdf = np.float32(1.0) - tail if x > np.float32(0.0) else tail

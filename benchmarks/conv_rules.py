@@ -23,7 +23,7 @@ from minidl.ops import primitives
 
 load("numba")
 
-from minidl_kernels.numba import conv, winograd  # noqa: E402
+from minidl_kernels.numba.kernels import conv, winograd  # noqa: E402
 
 BATCHES = (1, 4, 32)
 CHANNELS = ((16, 16), (16, 64), (64, 16), (32, 32), (64, 64), (128, 128), (256, 256), (512, 512))

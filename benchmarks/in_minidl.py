@@ -13,9 +13,7 @@ from minidl.models import GPT, CharLSTM, LeNet5, resnet18
 def model(workload: str) -> nn.Module:
     w = WORKLOADS[workload]
     if workload == "mlp":
-        return nn.Sequential(
-            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, w.classes)
-        )
+        return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, w.classes))
     if workload == "lenet":
         return LeNet5(w.classes)
     if workload == "resnet":

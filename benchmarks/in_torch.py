@@ -137,9 +137,7 @@ class GPT(nn.Module):
 def model(workload: str) -> nn.Module:
     w = WORKLOADS[workload]
     if workload == "mlp":
-        return nn.Sequential(
-            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, w.classes)
-        )
+        return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, w.classes))
     if workload == "lenet":
         return LeNet5(w.classes)
     if workload == "resnet":

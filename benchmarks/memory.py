@@ -133,9 +133,7 @@ def markdown(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
     p.add_argument("--models", nargs="+", choices=list(models.WORKLOADS), default=list(models.WORKLOADS))
-    p.add_argument(
-        "--implementations", nargs="+", choices=list(models.IMPLEMENTATIONS), default=list(IMPLEMENTATIONS)
-    )
+    p.add_argument("--implementations", nargs="+", choices=list(models.IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
     p.add_argument("--threads", type=int, default=len(available_cores()), help="for every library (default: all cores)")
     p.add_argument("--json", type=Path, default=Path("build/benchmarks/memory.json"))
     arguments = p.parse_args(argv)

@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 from minidl import blas as _blas  # noqa: I001  (before NumPy is imported anywhere else)
 from minidl import autograd, ops
 from minidl.autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
-from minidl.backend import registry as _registry
-from minidl.backend.registry import get_backend, set_backend, use_backend
+from minidl.core import registry as _registry
+from minidl.core.registry import get_backend, set_backend, use_backend
 from minidl.creation import (
     arange,
     empty,
@@ -29,13 +29,12 @@ from minidl.creation import (
     zeros_like,
 )
 from minidl.random import Generator, manual_seed
-from minidl.tensor import Tensor, as_tensor, from_dlpack, tensor
+from minidl.core.tensor import Tensor, as_tensor, from_dlpack, tensor
 
 _registry.apply_environment()
 
-_SUBPACKAGES = {"cli", "compiler", "data", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
+_SUBPACKAGES = {"cli", "data", "jit", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
 _ELSEWHERE = {
-    "jit": "minidl.compiler",
     "load": "minidl.serialization",
     "save": "minidl.serialization",
     **dict.fromkeys(

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.ops.primitive import default_dtype
+from minidl.core.primitive import default_dtype
+from minidl.core.tensor import Tensor
 from minidl.random import Generator, default_generator
-from minidl.tensor import Tensor
 
 
 def _shape(op: str, shape: tuple) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def full(
 
 def _like(array: np.ndarray, x: Any, device: str | None, requires_grad: bool) -> Tensor:
     if device is None and isinstance(x, Tensor):
-        from minidl.backend.registry import backend_of
+        from minidl.core.registry import backend_of
 
         array = backend_of(x.data).asarray(array)
         t = Tensor._from_node(array, None, 0)

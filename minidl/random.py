@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.live import live
+from minidl.core.trace import live
 from minidl.ops.random import philox_rounds, random_bits
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import to_numpy
-from minidl.tensor import Tensor
+from minidl.core.registry import to_numpy
+from minidl.core.tensor import Tensor
 
 _DTYPES = {
     "F64": np.float64,
@@ -66,7 +66,7 @@ def to_bytes(state: Any, metadata: Mapping[str, str] | None = None) -> bytes:
 def from_bytes(content: bytes, source: str = "safetensors data") -> dict[str, np.ndarray]:
     """The arrays in ``content``; ``source`` is what an error message calls it. bfloat16 is widened to float32."""
     safetensors = library()
-    from minidl.data.storage import CorruptFileError
+    from minidl.files import CorruptFileError
 
     try:
         entries = safetensors.deserialize(content)
@@ -92,7 +92,7 @@ def save(path: str | os.PathLike, state: Any, metadata: Mapping[str, str] | None
     ``metadata`` is a dict of strings that :func:`load_metadata` gives back. ``path`` holds either its old content or
     all of the new one, whatever happens in between. Raises TypeError for what the format cannot hold.
     """
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
 
     content = to_bytes(state, metadata)
     with atomic_write(path) as file:
@@ -110,7 +110,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
     """The ``metadata`` given to :func:`save`. Raises CorruptFileError as :func:`load` does."""
     safetensors = library()
-    from minidl.data.storage import CorruptFileError
+    from minidl.files import CorruptFileError
 
     try:
         with safetensors.safe_open(path, framework="np") as file:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import engine
-from minidl.autograd.engine import Node, mode
-from minidl.ops.primitive import Primitive, describe
-from minidl.tensor import Tensor, as_tensor
+from minidl.core import backward as engine
+from minidl.core.backward import Node, mode
+from minidl.core.primitive import Primitive, describe
+from minidl.core.tensor import Tensor, as_tensor
 
 
 def _names(params: Any) -> dict[int, str]:
@@ -145,7 +145,7 @@ class Graph:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write ``.dot``, ``.svg``, ``.png`` or ``.pdf``, by the ending of ``path``; returns the path."""
-        from minidl.data.storage import atomic_write
+        from minidl.files import atomic_write
 
         path = Path(path)
         kind = path.suffix.lower().removeprefix(".")

@@ -29,8 +29,8 @@ def rng() -> np.random.Generator:
 def _same_state_everywhere():
     """Each test starts from the same random state, and one that changes global modes does not change the next."""
     import minidl
-    from minidl.autograd.engine import mode
-    from minidl.backend.registry import state
+    from minidl.core.backward import mode
+    from minidl.core.registry import state
 
     before = state.active, state.strict, minidl.ops.default_dtype()
     minidl.manual_seed(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, nn, no_grad, ops, viz
-from minidl.autograd.engine import mode
+from minidl.core.backward import mode
 
 
 @pytest.fixture

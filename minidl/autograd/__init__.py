@@ -1,7 +1,7 @@
-"""Automatic differentiation: :mod:`~minidl.autograd.engine` walks the graph, :mod:`~minidl.autograd.functional` has
+"""Automatic differentiation: :mod:`~minidl.core.backward` walks the graph, :mod:`~minidl.autograd.functional` has
 the derivatives of functions."""
 
-from minidl.autograd.engine import (
+from minidl.core.backward import (
     AnomalyError,
     detect_anomaly,
     enable_grad,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.autograd import engine
-from minidl.autograd.engine import enable_grad, mode
-from minidl.tensor import Tensor, as_tensor
+from minidl.core import backward as engine
+from minidl.core.backward import enable_grad, mode
+from minidl.core.tensor import Tensor, as_tensor
 
 
 def _as_tuple(x: Any) -> tuple:

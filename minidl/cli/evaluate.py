@@ -21,7 +21,7 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.cli.run import Run
+    from minidl.recipes.run import Run
     from minidl.train.progress import figures
 
     made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest()

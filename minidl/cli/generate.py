@@ -26,10 +26,10 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.cli.run import Run
     from minidl.data import CharTokenizer
     from minidl.random import Generator
     from minidl.recipes import TextRecipe
+    from minidl.recipes.run import Run
 
     made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest(TextRecipe)
     if not isinstance(made.recipe, TextRecipe):

@@ -133,7 +133,7 @@ def checkpoint_folder(path: Path) -> int:
 
 
 def run_folder(path: Path) -> int:
-    from minidl.cli.run import Run, read_json, verdict
+    from minidl.recipes.run import Run, read_json, verdict
     from minidl.train import checkpoint
     from minidl.train.progress import figures
 

@@ -244,7 +244,7 @@ test_kernels = conformance_tests("{backend}", ["{name}"], module="{module}")
 
 def run_new(arguments: argparse.Namespace) -> int:
     from minidl.cli import UserError
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
     from minidl.ops import primitives
 
     prim = primitives[_known_primitive(arguments.name)]

@@ -24,8 +24,8 @@ def register(subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from minidl import as_tensor, nn, no_grad
-    from minidl.cli.run import Run
     from minidl.recipes import ImageRecipe
+    from minidl.recipes.run import Run
 
     images = arguments.images
     if arguments.run_folder and Path(arguments.run_folder).is_file():  # RUN was left out

@@ -21,7 +21,7 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.cli.run import Run
+    from minidl.recipes.run import Run
 
     made = Run.open(arguments.run_folder)
     if (made.folder / "result.json").exists() and arguments.checkpoint is None:

@@ -53,7 +53,7 @@ def choose_backend(name: str | None) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.cli.run import Run
+    from minidl.recipes.run import Run
 
     backend = choose_backend(arguments.backend)
     settings = dict(arguments.settings)
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def finish(made, arguments: argparse.Namespace, resume: bool | str = False) -> int:
     """Train and show the result."""
-    from minidl.cli.run import verdict
+    from minidl.recipes.run import verdict
 
     try:
         result = made.train(quiet=arguments.quiet, tensorboard=arguments.tensorboard, resume=resume)

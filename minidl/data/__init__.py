@@ -1,5 +1,7 @@
 """Data: datasets, loading, transforms of images and text."""
 
+from minidl.files import CorruptFileError
+
 from .cifar import CIFAR10, CIFAR100
 from .dataset import ArrayDataset, ConcatDataset, Dataset, Subset, TensorDataset, random_split
 from .digits import Digits
@@ -17,7 +19,6 @@ from .sampler import (
     WeightedRandomSampler,
 )
 from .shakespeare import TinyShakespeare
-from .storage import CorruptFileError
 from .text import BPETokenizer, CharTokenizer, TextWindows, Vocab, pad_sequences
 from .transforms import (
     CenterCrop,

@@ -12,10 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import storage
+from minidl import files as storage
+from minidl.files import CorruptFileError
+
 from .dataset import ArrayDataset
 from .folder import ImageFolder
-from .storage import CorruptFileError
 from .transforms import ToArray
 
 

@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from minidl.files import CorruptFileError
+
 from .dataset import ArrayDataset, Dataset
 from .rng import sample_streams
-from .storage import CorruptFileError
 from .transforms import ToArray, apply_one, as_chw
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")

@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import storage
+from minidl import files as storage
+from minidl.files import CorruptFileError
+
 from .dataset import ArrayDataset
-from .storage import CorruptFileError
 from .transforms import ToArray
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

@@ -7,8 +7,9 @@ import os
 
 import numpy as np
 
-from . import storage
-from .storage import CorruptFileError
+from minidl import files as storage
+from minidl.files import CorruptFileError
+
 from .text import CharTokenizer, TextWindows
 
 

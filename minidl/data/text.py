@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from minidl.files import CorruptFileError, atomic_write
+
 from .dataset import Dataset
-from .storage import CorruptFileError, atomic_write
 
 
 def _save_json(path: str | os.PathLike, content: dict) -> None:

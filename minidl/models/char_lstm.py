@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.tensor import Tensor
 from minidl.models.sampling import continue_tokens
 from minidl.nn.dropout import Dropout
 from minidl.nn.embedding import Embedding
@@ -13,7 +14,6 @@ from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.recurrent import LSTM
 from minidl.random import Generator
-from minidl.tensor import Tensor
 
 State = tuple[Tensor, Tensor]
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.backend.registry import to_numpy
+from minidl.core.registry import to_numpy
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.models.sampling import continue_tokens
 from minidl.nn import init
 from minidl.nn.attention import KVCache
@@ -26,7 +27,6 @@ from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.normalization import LayerNorm
 from minidl.random import Generator
-from minidl.tensor import Tensor, as_tensor
 
 
 @dataclasses.dataclass

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import no_grad
-from minidl.backend.registry import to_numpy
+from minidl.core.registry import to_numpy
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn.module import Module
 from minidl.random import Generator, default_generator
-from minidl.tensor import Tensor, as_tensor
 
 
 def sample_tokens(

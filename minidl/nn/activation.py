@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
+from minidl.core.primitive import default_dtype
 from minidl.nn.module import Module, Parameter
-from minidl.ops.primitive import default_dtype
 
 
 class _Function(Module):

@@ -8,14 +8,14 @@ import numpy as np
 
 from minidl import ops
 from minidl.autograd import is_grad_enabled
-from minidl.backend.registry import backend_of
+from minidl.core.primitive import default_dtype
+from minidl.core.registry import backend_of
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.linear import linear
-from minidl.ops.primitive import default_dtype
-from minidl.tensor import Tensor, as_tensor
 
 
 class KVCache:

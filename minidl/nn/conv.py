@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
+from minidl.core.primitive import default_dtype
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.conv import int_tuple
-from minidl.ops.primitive import default_dtype
 
 # PyTorch's name of each way to pad, and NumPy's
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

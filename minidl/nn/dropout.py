@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import ops
-from minidl.backend.registry import namespace
+from minidl.core.primitive import Traced, describe
+from minidl.core.registry import namespace
 from minidl.nn.module import Module
-from minidl.ops.primitive import Traced, describe
 from minidl.random import default_generator
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.primitive import default_dtype
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.embedding import embedding
-from minidl.ops.primitive import default_dtype
-from minidl.tensor import Tensor, as_tensor
 
 
 class Embedding(Module):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.tensor import Tensor
 from minidl.random import Generator, default_generator
-from minidl.tensor import Tensor
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import ops
+from minidl.core.tensor import as_tensor
 from minidl.nn.module import Module
-from minidl.tensor import as_tensor
 
 
 class _Loss(Module):

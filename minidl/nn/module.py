@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd.hooks import HookHandle
-from minidl.backend.live import guard
-from minidl.backend.registry import state, to_numpy
-from minidl.ops.primitive import primitive
-from minidl.tensor import Tensor, is_dtype_name
+from minidl.core.hooks import HookHandle
+from minidl.core.primitive import primitive
+from minidl.core.registry import state, to_numpy
+from minidl.core.tensor import Tensor, is_dtype_name
+from minidl.core.trace import guard
 
 
 class Parameter(Tensor):

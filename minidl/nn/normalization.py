@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.autograd.engine import no_grad
+from minidl.core.backward import no_grad
+from minidl.core.primitive import default_dtype
+from minidl.core.tensor import Tensor
 from minidl.nn.module import Module, Parameter
-from minidl.ops.primitive import default_dtype
-from minidl.tensor import Tensor
 
 
 class _RunningNorm(Module):

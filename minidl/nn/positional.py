@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
+from minidl.core.primitive import default_dtype
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter
-from minidl.ops.primitive import default_dtype
-from minidl.tensor import Tensor, as_tensor
 
 
 def sinusoidal_table(length: int, dim: int, base: float = 10000.0) -> np.ndarray:

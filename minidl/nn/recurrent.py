@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl import ops
-from minidl.backend.registry import backend_of
+from minidl.core.primitive import default_dtype
+from minidl.core.registry import backend_of
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.dropout import dropout
 from minidl.nn.module import Module, Parameter, check_sizes
-from minidl.ops.primitive import default_dtype
-from minidl.tensor import Tensor, as_tensor
 
 
 class PackedSequence(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd.engine import mode, no_grad
+from minidl.core.backward import mode, no_grad
+from minidl.core.primitive import Primitive
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn.module import Module
-from minidl.ops.primitive import Primitive
-from minidl.tensor import Tensor, as_tensor
 
 # Floating-point operations of one call, from (inputs, static parameters, outputs). A multiply-add counts as two.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import ops
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.attention import MultiHeadAttention
 from minidl.nn.container import ModuleList
@@ -17,7 +18,6 @@ from minidl.nn.dropout import Dropout
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.normalization import LayerNorm
-from minidl.tensor import Tensor, as_tensor
 
 
 def _activation(activation: str | Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,5 +1,13 @@
 """Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
 
+from minidl.core.primitive import (
+    Primitive,
+    default_dtype,
+    describe,
+    primitive,
+    primitives,
+    set_default_dtype,
+)
 from minidl.ops.activation import (
     elu,
     gelu,
@@ -198,14 +206,6 @@ from minidl.ops.pooling import (
     max_pool2d,
     max_pool3d,
     max_pool_grad,
-)
-from minidl.ops.primitive import (
-    Primitive,
-    default_dtype,
-    describe,
-    primitive,
-    primitives,
-    set_default_dtype,
 )
 from minidl.ops.random import dropout, random_bits
 from minidl.ops.recurrent import (

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import Primitive, Traced, describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs, astype, exp, logical_and, minimum, special_namespace, where
-from minidl.ops.primitive import Primitive, Traced, describe, primitive
 from minidl.ops.reduction import sum
 from minidl.ops.shape import chunk, concat, reshape
 
 
 def _recording() -> bool:
-    from minidl.autograd.engine import is_grad_enabled  # which imports this package
+    from minidl.core.backward import is_grad_enabled  # which imports this package
 
     return is_grad_enabled()
 

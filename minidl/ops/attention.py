@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import backend_of, namespace
+from minidl.core.primitive import describe, primitive, result_dtype
+from minidl.core.registry import backend_of, namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, log, sum_to, where, zeros_like
 from minidl.ops.linalg import matmul
-from minidl.ops.primitive import describe, primitive, result_dtype
 from minidl.ops.random import dropout, philox_rounds
 from minidl.ops.reduction import max as max_
 from minidl.ops.reduction import sum as sum_

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops import reduction
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import pad, reshape
 
 # The columns of a few samples at a time are made and used while they are still in the processor's (L2) cache.

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.live import capturing
-from minidl.backend.registry import namespace, to_numpy
+from minidl.core.primitive import Traced, describe, primitive
+from minidl.core.registry import namespace, to_numpy
+from minidl.core.trace import capturing
 from minidl.ops.elementwise import astype, equal, less, maximum, where
 from minidl.ops.indexing import gather, gather_grad, getitem
 from minidl.ops.loss import _check_reduction, _host
-from minidl.ops.primitive import Traced, describe, primitive
 from minidl.ops.reduction import logsumexp, mean, sum
 from minidl.ops.shape import pad, reshape, stack, unsqueeze
 

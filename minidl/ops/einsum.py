@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import broadcast_to, sum_to
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import reshape
 
 

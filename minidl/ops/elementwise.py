@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace, to_numpy
-from minidl.ops.primitive import primitive, quiet, result_dtype
+from minidl.core.primitive import primitive, quiet, result_dtype
+from minidl.core.registry import namespace, to_numpy
 
 
 def sum_to(x, shape):

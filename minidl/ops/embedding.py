@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import where, zeros_like
-from minidl.ops.primitive import describe, primitive
 
 
 @primitive

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
-from minidl.ops.primitive import Traced, primitive
+from minidl.core.primitive import Traced, primitive
+from minidl.core.registry import namespace
 
 
 class Slot:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs as absolute
 from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.reduction import any as any_
 from minidl.ops.reduction import max as amax
 from minidl.ops.reduction import min as amin

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.linalg import matmul
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import permute, reshape, unsqueeze
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import Traced, describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
 from minidl.ops.elementwise import (
     abs,
@@ -27,7 +28,6 @@ from minidl.ops.elementwise import (
     where,
 )
 from minidl.ops.indexing import gather, one_hot, take
-from minidl.ops.primitive import Traced, describe, primitive
 from minidl.ops.reduction import mean, sum
 from minidl.ops.shape import reshape, squeeze, unsqueeze
 

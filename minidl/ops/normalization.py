@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.elementwise import maximum, rsqrt
 from minidl.ops.linalg import norm
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import reshape
 
 

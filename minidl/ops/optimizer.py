@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 
-from minidl.backend.registry import namespace
-from minidl.ops.primitive import describe, primitive
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 
 
 def _like(scalar, p):

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.conv import int_tuple
 from minidl.ops.indexing import gather
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import narrow, reshape, stack
 
 

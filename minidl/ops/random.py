@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.ops.primitive import primitive
+from minidl.core.primitive import primitive
 
 # Multipliers and key increments (Weyl constants) of table 2 of the paper's Philox-4x32 and of its reference code.
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -62,7 +62,7 @@ def dropout(x, *, p, key, offset):
     bits = random_bits(key=key, offset=offset, size=x.size).reshape(x.shape)
     kept = (bits >> np.uint32(8)) >= np.uint32(round(p * (1 << 24)))
     if type(x) is not np.ndarray:
-        from minidl.backend.registry import backend_of
+        from minidl.core.registry import backend_of
 
         kept = backend_of(x).asarray(kept)
     return x * kept * x.dtype.type(1 / (1 - p))

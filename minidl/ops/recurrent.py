@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace, to_numpy
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace, to_numpy
 from minidl.ops.activation import tanh
 from minidl.ops.elementwise import copy, maximum, where
 from minidl.ops.linalg import matmul
-from minidl.ops.primitive import describe, primitive
 from minidl.ops.shape import concat, split, stack, swapaxes
 
 

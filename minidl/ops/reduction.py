@@ -6,9 +6,9 @@ import builtins
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import Traced, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
-from minidl.ops.primitive import Traced, primitive
 from minidl.ops.shape import flip, normalize_axis, reshape
 
 

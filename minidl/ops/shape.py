@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.primitive import describe, primitive
+from minidl.core.registry import namespace
 from minidl.ops.elementwise import broadcast_to
-from minidl.ops.primitive import describe, primitive
 
 
 def normalize_axis(axis: int, ndim: int, op: str | None = None) -> int:

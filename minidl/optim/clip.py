@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.backend.live import capturing
-from minidl.tensor import Tensor
+from minidl.core.tensor import Tensor
+from minidl.core.trace import capturing
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

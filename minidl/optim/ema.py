@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import backend_of, to_numpy
+from minidl.core.registry import backend_of, to_numpy
+from minidl.core.tensor import Tensor
 from minidl.ops.optimizer import ema_update
-from minidl.tensor import Tensor
 
 
 class ExponentialMovingAverage:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from minidl import ops
-from minidl.backend.registry import namespace, to_numpy
+from minidl.core.registry import namespace, to_numpy
+from minidl.core.tensor import Tensor
 from minidl.optim.clip import _gradients, _replace
 from minidl.optim.optimizer import Optimizer
-from minidl.tensor import Tensor
 
 
 class GradScaler:

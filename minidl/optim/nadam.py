@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from minidl.backend.registry import namespace
+from minidl.core.registry import namespace
+from minidl.core.tensor import Tensor
 from minidl.ops.optimizer import nadam_update
 from minidl.optim.optimizer import Optimizer, Params, Rule
-from minidl.tensor import Tensor
 
 
 class NAdam(Optimizer):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.autograd import enable_grad
-from minidl.backend.live import capturing, guard, live, replaced
-from minidl.backend.registry import backend_of, namespace, to_numpy
+from minidl.core.primitive import Primitive
+from minidl.core.registry import backend_of, namespace, to_numpy
+from minidl.core.tensor import Tensor
+from minidl.core.trace import capturing, guard, live, replaced
 from minidl.ops import zeros_like
-from minidl.ops.primitive import Primitive
-from minidl.tensor import Tensor
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 

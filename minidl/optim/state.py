@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import to_numpy
-from minidl.tensor import Tensor
+from minidl.core.registry import to_numpy
+from minidl.core.tensor import Tensor
 
 _PLACE = "$array"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import Backend, BackendError, Kernel, load, use_backend
+from minidl.core.registry import Backend, BackendError, Kernel, load, use_backend
 from minidl.ops import primitives
 from minidl.testing import strategies
 from minidl.testing.conformance import Mismatch, _Examiner, _expected, _tuple
@@ -435,7 +435,7 @@ def table(results: Sequence[Result]) -> str:
 
 def save(results: Sequence[Result], folder: str | Path, roofs: Sequence[Roofline], warm: bool) -> list[Path]:
     """Write ``results.json`` and, for every primitive, a roofline plot ``NAME.png`` into ``folder``."""
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
 
     folder = Path(folder)
     rows = [dataclasses.asdict(r) | {"gflops": r.gflops, "gbs": r.gbs, "share_of_roof": r.share} for r in results]
@@ -455,7 +455,7 @@ def plot(results: Sequence[Result], path: Path, roofs: Sequence[Roofline], warm:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "minidl[train]"') from error
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
 
     done = [r for r in results if r.seconds is not None]
     backends, labels = list(dict.fromkeys(r.backend for r in done)), list(dict.fromkeys(r.case for r in done))
@@ -491,7 +491,7 @@ def plot(results: Sequence[Result], path: Path, roofs: Sequence[Roofline], warm:
 
 def installed() -> list[str]:
     """The backends that can be used here, numpy first."""
-    from minidl.backend.registry import available
+    from minidl.core.registry import available
 
     names = [name for name, status in available().items() if status == "ok"]
     return sorted(names, key=lambda n: n != "numpy")

@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import Backend, BackendError, Kernel, load, state, use_backend
+from minidl.core.registry import Backend, BackendError, Kernel, load, state, use_backend
 from minidl.ops import primitives
 from minidl.testing import replay as replaying
 from minidl.testing import strategies

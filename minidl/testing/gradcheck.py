@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd.functional import gradients
-from minidl.tensor import Tensor
+from minidl.core.tensor import Tensor
 
 
 def _outputs(f: Callable[..., Any], arrays: Sequence[Any]) -> list[np.ndarray]:

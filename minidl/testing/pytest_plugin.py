@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.backend.registry import BackendError, load
+from minidl.core.registry import BackendError, load
 from minidl.testing.conformance import check
 
 

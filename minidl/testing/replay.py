@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import namespace
+from minidl.core.registry import namespace
 
 #: how an array may lie in memory, the simplest first; ``broadcast`` has stride 0 and, in NumPy, is read-only
 LAYOUTS = ("C", "offset", "F", "reversed", "strided", "broadcast")
@@ -113,7 +113,7 @@ class ReplayError(ValueError):
 
 def save(path: str | Path, case: Case, **facts: Any) -> Path:
     """Write ``case`` and the JSON-able ``facts`` (backend, kernel, check, message) to ``path``, an ``.npz``."""
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
 
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import Backend
+from minidl.core.registry import Backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _copy(backend: Backend) -> float:
 
 def cache_file() -> Path:
     """Where measurements are kept."""
-    from minidl.data.storage import data_folders
+    from minidl.files import data_folders
 
     return data_folders()[-1] / "roofline.json"
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _write(path: Path, known: dict[str, dict[str, float]]) -> None:
-    from minidl.data.storage import atomic_write
+    from minidl.files import atomic_write
 
     with atomic_write(path) as file:
         file.write(json.dumps(known, indent=1).encode())

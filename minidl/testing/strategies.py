@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.registry import Backend, state, use_backend
+from minidl.core.registry import Backend, state, use_backend
 from minidl.ops import primitives
 from minidl.testing.replay import Case, is_float
 
@@ -521,7 +521,7 @@ def gradients_of(case: Case, args: list, cotangents: list, wanted: list[int]) ->
     Returns also the outputs' data.
     """
     from minidl.autograd.functional import gradients
-    from minidl.tensor import Tensor
+    from minidl.core.tensor import Tensor
 
     tensors = [Tensor(a) if hasattr(a, "shape") else a for a in args]
     for i in wanted:

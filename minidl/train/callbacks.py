@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minidl import serialization
-from minidl.data.storage import atomic_write
+from minidl.files import atomic_write
 
 
 class Callback:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from minidl import nn, optim
+from minidl.core.primitive import default_dtype
 from minidl.data import ArrayDataset, DataLoader
-from minidl.ops.primitive import default_dtype
 from minidl.train import metrics as metric_names
 from minidl.train import trainer
 from minidl.train.metrics import Accuracy, Metric, as_array

@@ -20,9 +20,9 @@ import minidl
 import minidl.random
 from minidl import serialization
 from minidl.autograd import no_grad
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.optim import ExponentialMovingAverage, clip_grad_norm_, clip_grad_value_
 from minidl.optim.lr_scheduler import ReduceLROnPlateau
-from minidl.tensor import Tensor, as_tensor
 from minidl.train import checkpoint
 from minidl.train import progress as display
 from minidl.train.callbacks import Callback

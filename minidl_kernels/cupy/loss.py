@@ -13,12 +13,7 @@ from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats,
 
 def _indices(logits: Any, target: Any, weight: Any = None, **params: Any) -> bool:
     """floating-point logits, not empty; integer classes. A class that is out of range makes the loss NaN"""
-    return (
-        floats(logits)
-        and logits.ndim > 0
-        and isinstance(target, cupy.ndarray)
-        and target.dtype.kind in "iu"
-    )
+    return floats(logits) and logits.ndim > 0 and isinstance(target, cupy.ndarray) and target.dtype.kind in "iu"
 
 
 def _indices_grad(

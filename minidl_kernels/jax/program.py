@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minidl.backend.live import Live
-from minidl.compiler.program import Program, Value
+from minidl.core.trace import Live
+from minidl.jit.program import Program, Value
 from minidl_kernels.jax.mesh import active_mesh, split_sharding, whole_sharding
 
 

@@ -57,7 +57,7 @@ FAMILIES: tuple[str, ...] = (
 )
 
 for _family in FAMILIES:
-    importlib.import_module(f"minidl_kernels.numba.{_family}")
+    importlib.import_module(f"minidl_kernels.numba.kernels.{_family}")
 
 
 def make_backend() -> NumbaBackend:

@@ -29,7 +29,7 @@ class NumbaBackend(Backend):
         }
 
     def compile(self, program: Any) -> Any:
-        """Fused, buffer-planned form of a captured program; see :mod:`minidl_kernels.numba.program`."""
-        from minidl_kernels.numba.program import CompiledProgram
+        """Fused, buffer-planned form of a captured program; see :mod:`minidl_kernels.numba.compiler.program`."""
+        from minidl_kernels.numba.compiler.program import CompiledProgram
 
         return CompiledProgram(program)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from minidl import ops
+from minidl.core.tensor import Tensor
 from minidl.models import ConvNet, LeNet5
-from minidl.tensor import Tensor
 
 
 @pytest.mark.parametrize(("activation", "pool"), [("relu", "max"), ("tanh", "avg")])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from minidl import ops
+from minidl.core.tensor import Tensor
 from minidl.models import ResNet, resnet18, resnet34
-from minidl.tensor import Tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
 tnn = torch.nn

@@ -5,7 +5,7 @@ import pytest
 
 import minidl
 from minidl import nn
-from minidl.tensor import Tensor
+from minidl.core.tensor import Tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import nn
-from minidl.tensor import Tensor
+from minidl.core.tensor import Tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import nn
-from minidl.tensor import Tensor
+from minidl.core.tensor import Tensor
 
 LAYERS = [
     ("MaxPool", dict(kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=True)),

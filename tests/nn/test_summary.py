@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, nn
-from minidl.autograd.engine import mode
+from minidl.core.backward import mode
 
 
 def rows(module, *inputs):

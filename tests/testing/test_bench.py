@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="benchmark inputs are described with the suite's strategies")
 
-from minidl.backend import Backend, Kernel, registry
+from minidl.backend import Backend, Kernel
+from minidl.core import registry
 from minidl.ops import primitives
 from minidl.testing import bench, roofline
 from minidl.testing.roofline import Roofline

@@ -495,7 +495,7 @@ def test_spreading_nan_passes_only_if_declared_and_never_if_lost():
 
 def test_smallest_failing_case_is_small_saved_and_replayed(tmp_path):
     backend = Backend()
-    from minidl.backend import registry
+    from minidl.core import registry
 
     wrong = Kernel("conv2d", "numpy", last_column_left_out())
     (report,) = conformance.check("conv2d", backend, kernels=[wrong], save_to=tmp_path)

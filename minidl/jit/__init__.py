@@ -1,0 +1,30 @@
+"""``minidl.jit(step)``: capture a whole training step once, then replay it as a program.
+
+The first call with arguments of given shapes and dtypes runs the step eagerly and notes every primitive that runs,
+forward, backward and update alike (:mod:`~minidl.jit.capture`). The program is simplified
+(:mod:`~minidl.jit.program`) and handed to the backend, which may fuse, plan buffers and compile
+(``Backend.compile``); further calls replay it without running the Python of the step.
+"""
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from minidl.core.trace import Live
+from minidl.jit.api import JitFunction, jit
+from minidl.jit.capture import CaptureError
+from minidl.jit.program import Program
+
+__all__ = ["CaptureError", "JitFunction", "Live", "Program", "jit"]
+
+
+class _JitModule(types.ModuleType):
+    """This package is what ``minidl.jit`` names, so it can be called like the decorator that it holds."""
+
+    def __call__(self, function: Callable[..., Any]) -> JitFunction:
+        return jit(function)
+
+
+_JitModule.__call__.__doc__ = jit.__doc__
+sys.modules[__name__].__class__ = _JitModule

@@ -1,0 +1,1 @@
+"""Compiles captured programs (:mod:`minidl.jit`) into fused loops on a tape of compiled calls."""

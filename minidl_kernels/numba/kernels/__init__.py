@@ -1,0 +1,1 @@
+"""Kernels of the `numba` backend, one family of primitives per file."""

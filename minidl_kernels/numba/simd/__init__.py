@@ -1,0 +1,1 @@
+"""The vector layer that the kernels share: widths, functions of vectors, register tiles, scratch memory."""

@@ -8,12 +8,12 @@ from typing import Any
 from minidl import ops
 from minidl.nn.activation import ReLU
 from minidl.nn.container import Sequential
-from minidl.nn.conv import Conv2D
+from minidl.nn.conv import Conv2d
 from minidl.nn.dropout import Dropout
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
-from minidl.nn.normalization import BatchNorm2D
-from minidl.nn.pooling import MaxPool2D
+from minidl.nn.normalization import BatchNorm2d
+from minidl.nn.pooling import MaxPool2d
 
 
 class ConvNet(Module):
@@ -35,9 +35,9 @@ class ConvNet(Module):
         layers: list[Module] = []
         for width in channels:
             for _ in range(depth):
-                layers += [Conv2D(in_channels, width, 3, padding=1, bias=False), BatchNorm2D(width), ReLU()]
+                layers += [Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm2d(width), ReLU()]
                 in_channels = width
-            layers.append(MaxPool2D(2))
+            layers.append(MaxPool2d(2))
         self.features = Sequential(*layers)
         self.dropout = Dropout(dropout)
         self.fc = Linear(in_channels, num_classes)

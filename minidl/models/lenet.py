@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import ops
-from minidl.nn.conv import Conv2D
+from minidl.nn.conv import Conv2d
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 
@@ -29,8 +29,8 @@ class LeNet5(Module):
             raise ValueError(f"LeNet5: pool must be 'max' or 'avg', got {pool!r}")
         self.activation = ops.relu if activation == "relu" else ops.tanh
         self.pool = ops.max_pool2d if pool == "max" else ops.avg_pool2d
-        self.conv1 = Conv2D(in_channels, 6, 5, padding=2)
-        self.conv2 = Conv2D(6, 16, 5)
+        self.conv1 = Conv2d(in_channels, 6, 5, padding=2)
+        self.conv2 = Conv2d(6, 16, 5)
         self.fc1 = Linear(16 * 5 * 5, 120)
         self.fc2 = Linear(120, 84)
         self.fc3 = Linear(84, num_classes)

@@ -11,10 +11,10 @@ from typing import Any
 from minidl import ops
 from minidl.nn import init
 from minidl.nn.container import Sequential
-from minidl.nn.conv import Conv2D
+from minidl.nn.conv import Conv2d
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
-from minidl.nn.normalization import BatchNorm2D
+from minidl.nn.normalization import BatchNorm2d
 
 
 class BasicBlock(Module):
@@ -26,14 +26,14 @@ class BasicBlock(Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = Conv2D(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2D(channels)
-        self.conv2 = Conv2D(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2D(channels)
+        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
             self.downsample = Sequential(
-                Conv2D(in_channels, channels, 1, stride=stride, bias=False), BatchNorm2D(channels)
+                Conv2d(in_channels, channels, 1, stride=stride, bias=False), BatchNorm2d(channels)
             )
 
     def forward(self, x: Any) -> Any:
@@ -56,17 +56,17 @@ class ResNet(Module):
         super().__init__()
         self.small_input = small_input
         if small_input:
-            self.conv1 = Conv2D(in_channels, 64, 3, padding=1, bias=False)
+            self.conv1 = Conv2d(in_channels, 64, 3, padding=1, bias=False)
         else:
-            self.conv1 = Conv2D(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = BatchNorm2D(64)
+            self.conv1 = Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = BatchNorm2d(64)
         self.layer1 = self._stage(64, 64, blocks[0], stride=1)
         self.layer2 = self._stage(64, 128, blocks[1], stride=2)
         self.layer3 = self._stage(128, 256, blocks[2], stride=2)
         self.layer4 = self._stage(256, 512, blocks[3], stride=2)
         self.fc = Linear(512, num_classes)
         for module in self.modules():
-            if isinstance(module, Conv2D):
+            if isinstance(module, Conv2d):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod

@@ -61,7 +61,7 @@ class KVCache:
         self.length = 0
 
 
-class MultiHeadAttention(Module):
+class MultiheadAttention(Module):
     """Several attentions side by side, each on its own projection of the inputs (Vaswani et al. 2017, section 3.2.2).
 
     Parameters
@@ -112,7 +112,7 @@ class MultiHeadAttention(Module):
         self.vdim = vdim or embed_dim
         if embed_dim % num_heads or num_heads % self.num_kv_heads:
             raise ValueError(
-                f"MultiHeadAttention: embed_dim {embed_dim} must be divisible by num_heads {num_heads}, and that by "
+                f"MultiheadAttention: embed_dim {embed_dim} must be divisible by num_heads {num_heads}, and that by "
                 f"num_kv_heads {self.num_kv_heads}"
             )
         self.head_dim = embed_dim // num_heads
@@ -171,7 +171,7 @@ class MultiHeadAttention(Module):
                 m = ops.reshape(m, shape=(n, self.num_heads, *m.shape[1:]))
             elif m.ndim != 2:
                 raise ValueError(
-                    f"MultiHeadAttention: expected attn_mask of shape (L, S) or (N * num_heads, L, S), got {m.shape}"
+                    f"MultiheadAttention: expected attn_mask of shape (L, S) or (N * num_heads, L, S), got {m.shape}"
                 )
             masks.append(m)
         if key_padding_mask is not None:
@@ -260,7 +260,7 @@ class MultiHeadAttention(Module):
         for x, width in zip(inputs, (self.embed_dim, self.kdim, self.vdim)):
             if x.ndim not in (2, 3) or x.ndim != inputs[0].ndim or x.shape[-1] != width:
                 raise ValueError(
-                    f"MultiHeadAttention: expected query, key, value of widths {self.embed_dim}, {self.kdim}, "
+                    f"MultiheadAttention: expected query, key, value of widths {self.embed_dim}, {self.kdim}, "
                     f"{self.vdim} with 3 axes (or 2) each, got shapes {[i.shape for i in inputs]}"
                 )
             if id(x) not in found:
@@ -277,6 +277,3 @@ class MultiHeadAttention(Module):
 def _both(mask: Any, allowed: np.ndarray) -> Any:
     """A mask that also hides what ``allowed`` does not allow."""
     return mask & allowed if mask.dtype.kind == "b" else ops.where(allowed, mask, -np.inf)
-
-
-MultiheadAttention = MultiHeadAttention

@@ -1,4 +1,4 @@
-"""Conv1D/2D/3D and ConvTranspose1D/2D/3D, with PyTorch's arguments, parameter names and layouts."""
+"""Convolutions and transposed convolutions in 1, 2 and 3 dimensions, with PyTorch's arguments and layouts."""
 
 from __future__ import annotations
 
@@ -185,38 +185,35 @@ class _TransposedConv(_Conv):
         return tuple(w - a for w, a in zip(wanted, least))
 
 
-class Conv1D(_PlainConv):
+class Conv1d(_PlainConv):
     __doc__ = _PlainConv.__doc__
     n = 1
 
 
-class Conv2D(_PlainConv):
+class Conv2d(_PlainConv):
     __doc__ = _PlainConv.__doc__
     n = 2
 
 
-class Conv3D(_PlainConv):
+class Conv3d(_PlainConv):
     __doc__ = _PlainConv.__doc__
     n = 3
 
 
-class ConvTranspose1D(_TransposedConv):
+class ConvTranspose1d(_TransposedConv):
     __doc__ = _TransposedConv.__doc__
     n = 1
 
 
-class ConvTranspose2D(_TransposedConv):
+class ConvTranspose2d(_TransposedConv):
     __doc__ = _TransposedConv.__doc__
     n = 2
 
 
-class ConvTranspose3D(_TransposedConv):
+class ConvTranspose3d(_TransposedConv):
     __doc__ = _TransposedConv.__doc__
     n = 3
 
 
 _FUNCTIONS = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
 _TRANSPOSED_FUNCTIONS = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
-
-Conv1d, Conv2d, Conv3d = Conv1D, Conv2D, Conv3D
-ConvTranspose1d, ConvTranspose2d, ConvTranspose3d = ConvTranspose1D, ConvTranspose2D, ConvTranspose3D

@@ -120,6 +120,3 @@ class AlphaDropout(_Dropout):
     """Dropout that keeps mean and variance, for networks with SELU; see :func:`alpha_dropout`."""
 
     _function = alpha_dropout
-
-
-Dropout1D, Dropout2D, Dropout3D = Dropout1d, Dropout2d, Dropout3d

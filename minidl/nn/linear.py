@@ -1,4 +1,4 @@
-"""Linear (Dense), Bilinear, Identity, Flatten, Unflatten."""
+"""Linear, Bilinear, Identity, Flatten, Unflatten."""
 
 from __future__ import annotations
 
@@ -43,9 +43,6 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-Dense = Linear
 
 
 class Bilinear(Module):

@@ -1,4 +1,4 @@
-"""BatchNorm(1D, 2D, 3D), LayerNorm, GroupNorm, InstanceNorm1D/2D/3D, RMSNorm, with PyTorch's arguments and state."""
+"""Batch, instance, group, layer and root-mean-square normalization, with PyTorch's arguments and state."""
 
 from __future__ import annotations
 
@@ -119,22 +119,22 @@ class _BatchNorm(_RunningNorm):
 
 
 class BatchNorm(_BatchNorm):
-    """:class:`BatchNorm1D`, :class:`BatchNorm2D` or :class:`BatchNorm3D`, whichever the input's axes ask for."""
+    """:class:`BatchNorm1d`, :class:`BatchNorm2d` or :class:`BatchNorm3d`, whichever the input's axes ask for."""
 
     axes = (2, 3, 4, 5)
 
 
-class BatchNorm1D(_BatchNorm):
+class BatchNorm1d(_BatchNorm):
     __doc__ = _BatchNorm.__doc__
     axes = (2, 3)
 
 
-class BatchNorm2D(_BatchNorm):
+class BatchNorm2d(_BatchNorm):
     __doc__ = _BatchNorm.__doc__
     axes = (4,)
 
 
-class BatchNorm3D(_BatchNorm):
+class BatchNorm3d(_BatchNorm):
     __doc__ = _BatchNorm.__doc__
     axes = (5,)
 
@@ -165,17 +165,17 @@ class _InstanceNorm(_RunningNorm):
         return ops.instance_norm(x, self.weight, self.bias, self.eps)
 
 
-class InstanceNorm1D(_InstanceNorm):
+class InstanceNorm1d(_InstanceNorm):
     __doc__ = _InstanceNorm.__doc__
     axes = (3,)
 
 
-class InstanceNorm2D(_InstanceNorm):
+class InstanceNorm2d(_InstanceNorm):
     __doc__ = _InstanceNorm.__doc__
     axes = (4,)
 
 
-class InstanceNorm3D(_InstanceNorm):
+class InstanceNorm3d(_InstanceNorm):
     __doc__ = _InstanceNorm.__doc__
     axes = (5,)
 
@@ -286,7 +286,3 @@ class RMSNorm(Module):
 
 def _shape(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return (int(value),) if isinstance(value, (int, np.integer)) else tuple(value)
-
-
-BatchNorm1d, BatchNorm2d, BatchNorm3d = BatchNorm1D, BatchNorm2D, BatchNorm3D
-InstanceNorm1d, InstanceNorm2d, InstanceNorm3d = InstanceNorm1D, InstanceNorm2D, InstanceNorm3D

@@ -1,4 +1,4 @@
-"""MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool, GlobalAvgPool and GlobalMaxPool, each 1D, 2D and 3D."""
+"""Max, average, adaptive and global pooling, each in 1, 2 and 3 dimensions."""
 
 from __future__ import annotations
 
@@ -126,99 +126,91 @@ class _GlobalMaxPool(_GlobalPool):
         return ops.global_max_pool(x, keepdims=self.keepdims)
 
 
-class MaxPool1D(_MaxPool):
+class MaxPool1d(_MaxPool):
     __doc__ = _MaxPool.__doc__
     n = 1
 
 
-class MaxPool2D(_MaxPool):
+class MaxPool2d(_MaxPool):
     __doc__ = _MaxPool.__doc__
     n = 2
 
 
-class MaxPool3D(_MaxPool):
+class MaxPool3d(_MaxPool):
     __doc__ = _MaxPool.__doc__
     n = 3
 
 
-class AvgPool1D(_AvgPool):
+class AvgPool1d(_AvgPool):
     __doc__ = _AvgPool.__doc__
     n = 1
 
 
-class AvgPool2D(_AvgPool):
+class AvgPool2d(_AvgPool):
     __doc__ = _AvgPool.__doc__
     n = 2
 
 
-class AvgPool3D(_AvgPool):
+class AvgPool3d(_AvgPool):
     __doc__ = _AvgPool.__doc__
     n = 3
 
 
-class AdaptiveMaxPool1D(_AdaptiveMaxPool):
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
     n = 1
 
 
-class AdaptiveMaxPool2D(_AdaptiveMaxPool):
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
     n = 2
 
 
-class AdaptiveMaxPool3D(_AdaptiveMaxPool):
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
     n = 3
 
 
-class AdaptiveAvgPool1D(_AdaptiveAvgPool):
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
     n = 1
 
 
-class AdaptiveAvgPool2D(_AdaptiveAvgPool):
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
     n = 2
 
 
-class AdaptiveAvgPool3D(_AdaptiveAvgPool):
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
     n = 3
 
 
-class GlobalMaxPool1D(_GlobalMaxPool):
+class GlobalMaxPool1d(_GlobalMaxPool):
     __doc__ = _GlobalMaxPool.__doc__
     n = 1
 
 
-class GlobalMaxPool2D(_GlobalMaxPool):
+class GlobalMaxPool2d(_GlobalMaxPool):
     __doc__ = _GlobalMaxPool.__doc__
     n = 2
 
 
-class GlobalMaxPool3D(_GlobalMaxPool):
+class GlobalMaxPool3d(_GlobalMaxPool):
     __doc__ = _GlobalMaxPool.__doc__
     n = 3
 
 
-class GlobalAvgPool1D(_GlobalAvgPool):
+class GlobalAvgPool1d(_GlobalAvgPool):
     __doc__ = _GlobalAvgPool.__doc__
     n = 1
 
 
-class GlobalAvgPool2D(_GlobalAvgPool):
+class GlobalAvgPool2d(_GlobalAvgPool):
     __doc__ = _GlobalAvgPool.__doc__
     n = 2
 
 
-class GlobalAvgPool3D(_GlobalAvgPool):
+class GlobalAvgPool3d(_GlobalAvgPool):
     __doc__ = _GlobalAvgPool.__doc__
     n = 3
-
-
-MaxPool1d, MaxPool2d, MaxPool3d = MaxPool1D, MaxPool2D, MaxPool3D
-AvgPool1d, AvgPool2d, AvgPool3d = AvgPool1D, AvgPool2D, AvgPool3D
-AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d = AdaptiveMaxPool1D, AdaptiveMaxPool2D, AdaptiveMaxPool3D
-AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d = AdaptiveAvgPool1D, AdaptiveAvgPool2D, AdaptiveAvgPool3D
-GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d = GlobalMaxPool1D, GlobalMaxPool2D, GlobalMaxPool3D
-GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d = GlobalAvgPool1D, GlobalAvgPool2D, GlobalAvgPool3D

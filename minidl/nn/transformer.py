@@ -12,7 +12,7 @@ from typing import Any
 from minidl import ops
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
-from minidl.nn.attention import MultiHeadAttention
+from minidl.nn.attention import MultiheadAttention
 from minidl.nn.container import ModuleList
 from minidl.nn.dropout import Dropout
 from minidl.nn.linear import Linear
@@ -48,8 +48,8 @@ class _Layer(Module):
         self.norm_first = norm_first
         self.activation = _activation(activation)
 
-        def attention() -> MultiHeadAttention:
-            return MultiHeadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
+        def attention() -> MultiheadAttention:
+            return MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
 
         self.self_attn = attention()
         if self.sublayers == 3:
@@ -86,7 +86,7 @@ class TransformerEncoderLayer(_Layer):
     def forward(
         self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
     ) -> Tensor:
-        """Masks as in :class:`MultiHeadAttention`: True hides a key."""
+        """Masks as in :class:`MultiheadAttention`: True hides a key."""
 
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0]
@@ -111,7 +111,7 @@ class TransformerDecoderLayer(_Layer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> Tensor:
-        """Masks as in :class:`MultiHeadAttention`: True hides a key."""
+        """Masks as in :class:`MultiheadAttention`: True hides a key."""
         memory = as_tensor(memory)
 
         def attend(x: Tensor) -> Tensor:

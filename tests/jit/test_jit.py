@@ -81,7 +81,7 @@ def test_mlp(backend, optimizer):
 def test_convolutional_net_with_batch_norm(backend):
     def make():
         model = nn.Sequential(
-            nn.Conv2D(1, 4, 3, padding=1), nn.BatchNorm2D(4), nn.ReLU(), nn.MaxPool2D(2), nn.Flatten(), nn.Linear(64, 3)
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
         )
         return classifier(model, optim.SGD(model.parameters(), lr=0.05))
 
@@ -91,7 +91,7 @@ def test_convolutional_net_with_batch_norm(backend):
 
 def test_batch_norm_statistics_are_updated(backend):
     minidl.manual_seed(0)
-    layer, twin = nn.BatchNorm1D(3), nn.BatchNorm1D(3)
+    layer, twin = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     f = minidl.jit(lambda x: layer(x))
     for i in range(4):
         (x,) = arrays((5, 3), seed=i)
@@ -107,7 +107,7 @@ def test_lstm_and_attention(backend):
             super().__init__()
             self.embedding = nn.Embedding(11, 8)
             self.lstm = nn.LSTM(8, 8, batch_first=True)
-            self.attention = nn.MultiHeadAttention(8, 2, batch_first=True)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
             self.norm = nn.LayerNorm(8)
             self.head = nn.Linear(8, 11)
 
@@ -340,7 +340,7 @@ def test_gradient_clipping(backend):
 
 def test_captured_anew_in_another_mode(backend):
     minidl.manual_seed(0)
-    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1D(3))
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3))
     f = minidl.jit(lambda x: model(x))
     (x,) = arrays((64, 3))
     f(x)

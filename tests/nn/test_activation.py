@@ -100,7 +100,7 @@ def test_dropout_rests_in_evaluation(layer):
             layer(p)
 
 
-@pytest.mark.parametrize("layer, spatial", [(nn.Dropout1D, 1), (nn.Dropout2D, 2), (nn.Dropout3D, 3)])
+@pytest.mark.parametrize("layer, spatial", [(nn.Dropout1d, 1), (nn.Dropout2d, 2), (nn.Dropout3d, 3)])
 def test_channel_dropout_zeroes_whole_channels(layer, spatial):
     minidl.manual_seed(0)
     y = layer(0.25)(big((40, 50, *(3,) * spatial))).detach().numpy().reshape(40, 50, -1)

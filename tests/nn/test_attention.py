@@ -1,11 +1,11 @@
-"""MultiHeadAttention against PyTorch, grouped queries, rotary positions, and the cache of keys and values."""
+"""MultiheadAttention against PyTorch, grouped queries, rotary positions, and the cache of keys and values."""
 
 import numpy as np
 import pytest
 
 import minidl
 from minidl import Tensor, nn
-from minidl.nn.attention import KVCache, MultiHeadAttention, MultiheadAttention
+from minidl.nn.attention import KVCache, MultiheadAttention
 from minidl.nn.positional import RotaryEmbedding
 
 N, L, S, E, HEADS = 2, 4, 5, 12, 3
@@ -65,7 +65,7 @@ def test_self_attention_averages_weights_and_takes_unbatched_input():
     torch = pytest.importorskip("torch", reason="the comparison is with PyTorch")
     rng = np.random.default_rng(0)
     theirs = torch.nn.MultiheadAttention(E, HEADS, dtype=torch.float64)
-    ours = MultiHeadAttention(E, HEADS, dtype=np.float64)
+    ours = MultiheadAttention(E, HEADS, dtype=np.float64)
     ours.load_state_dict(theirs.state_dict())
     x = rng.standard_normal((L, E))
     t = torch.from_numpy(x)
@@ -75,7 +75,7 @@ def test_self_attention_averages_weights_and_takes_unbatched_input():
 
 
 def test_is_causal_masks_by_itself():
-    layer = MultiHeadAttention(E, HEADS, batch_first=True, dtype=np.float64)
+    layer = MultiheadAttention(E, HEADS, batch_first=True, dtype=np.float64)
     x = np.random.default_rng(0).standard_normal((N, L, E))
     later = np.triu(np.ones((L, L), bool), 1)
     a, _ = layer(x, is_causal=True, need_weights=False)
@@ -85,7 +85,7 @@ def test_is_causal_masks_by_itself():
 
 
 def test_query_that_sees_nothing_gets_zeros():
-    layer = MultiHeadAttention(E, HEADS, batch_first=True, bias=False, dtype=np.float64)
+    layer = MultiheadAttention(E, HEADS, batch_first=True, bias=False, dtype=np.float64)
     x = Tensor(np.random.default_rng(0).standard_normal((N, L, E)), requires_grad=True)
     padding = np.zeros((N, L), bool)
     padding[1] = True
@@ -99,8 +99,8 @@ def test_query_that_sees_nothing_gets_zeros():
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_queries_equal_repeated_heads(kv_heads):
     heads, width = 4, 8
-    grouped = MultiHeadAttention(width, heads, num_kv_heads=kv_heads, batch_first=True, dtype=np.float64)
-    full = MultiHeadAttention(width, heads, batch_first=True, dtype=np.float64)
+    grouped = MultiheadAttention(width, heads, num_kv_heads=kv_heads, batch_first=True, dtype=np.float64)
+    full = MultiheadAttention(width, heads, batch_first=True, dtype=np.float64)
     d, group = width // heads, heads // kv_heads
     w, b = grouped.in_proj_weight.detach().numpy(), grouped.in_proj_bias.detach().numpy()
 
@@ -123,7 +123,7 @@ def test_cache_gives_what_the_whole_sequence_gives(chunks, options):
     options = dict(options)
     if options.pop("rotary", False):
         options["rotary"] = RotaryEmbedding(E // HEADS, max_len=16, dtype=np.float64)
-    layer = MultiHeadAttention(E, HEADS, batch_first=True, dtype=np.float64, **options)
+    layer = MultiheadAttention(E, HEADS, batch_first=True, dtype=np.float64, **options)
     x = np.random.default_rng(0).standard_normal((N, 6, E))
     whole = layer(x, is_causal=True, need_weights=False)[0].detach().numpy()
     cache = KVCache(capacity=2)  # small, so that it has to grow
@@ -137,7 +137,7 @@ def test_cache_gives_what_the_whole_sequence_gives(chunks, options):
 
 
 def test_cache_refuses_gradients_and_other_shapes():
-    layer = MultiHeadAttention(E, HEADS, batch_first=True)
+    layer = MultiheadAttention(E, HEADS, batch_first=True)
     x = np.zeros((N, L, E), np.float32)
     with pytest.raises(RuntimeError, match="no_grad"):
         layer(x, cache=KVCache())
@@ -153,7 +153,7 @@ def test_cache_refuses_gradients_and_other_shapes():
 
 def test_dropout_in_training_only():
     minidl.manual_seed(0)
-    layer = MultiHeadAttention(E, HEADS, dropout=0.5)
+    layer = MultiheadAttention(E, HEADS, dropout=0.5)
     x = np.random.default_rng(0).standard_normal((L, N, E)).astype(np.float32)
     assert not np.array_equal(layer(x)[0].detach().numpy(), layer(x)[0].detach().numpy())
     layer.eval()
@@ -162,6 +162,6 @@ def test_dropout_in_training_only():
 
 def test_errors():
     with pytest.raises(ValueError, match="divisible"):
-        nn.MultiHeadAttention(10, 3)
+        nn.MultiheadAttention(10, 3)
     with pytest.raises(ValueError, match="widths"):
-        MultiHeadAttention(E, HEADS)(np.zeros((L, N, E + 1), np.float32))
+        MultiheadAttention(E, HEADS)(np.zeros((L, N, E + 1), np.float32))

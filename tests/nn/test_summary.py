@@ -13,8 +13,8 @@ def rows(module, *inputs):
 
 def test_lenet():
     net = nn.Sequential(
-        nn.Conv2D(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2D(2), nn.Conv2D(6, 16, 5, bias=False), nn.Flatten(),
-        nn.Dense(16 * 10 * 10, 10),
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5, bias=False), nn.Flatten(),
+        nn.Linear(16 * 10 * 10, 10),
     )  # fmt: skip
     r = rows(net, (2, 1, 28, 28))
     assert r["0"].output_shape == (2, 6, 28, 28) and r["0"].params == 6 * 25 + 6
@@ -69,7 +69,7 @@ def test_token_indices_are_given_as_an_array():
 
 
 def test_it_changes_nothing():
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Dropout(0.5))
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     net[2].eval()
     before = {k: np.asarray(v.detach()).copy() for k, v in net.state_dict().items()}
     net.summary((5, 3))

@@ -12,7 +12,7 @@ from tests.train.helpers import arrays, loader
 
 def model(*last):
     minidl.manual_seed(0)
-    return nn.Sequential(nn.Dense(6, 16), nn.ReLU(), nn.Dense(16, 3), *last)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), *last)
 
 
 def test_compile_fit_evaluate_predict():
@@ -67,7 +67,7 @@ def test_callbacks_and_progress(capsys):
 
 def test_binary_logits():
     x, y = arrays(classes=2)
-    net = nn.Sequential(nn.Dense(6, 1), nn.Flatten(0))
+    net = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
     net.compile(optim.Adam(net.parameters(), lr=0.1), "binary_crossentropy", ["accuracy"])
     net.fit(x, y.astype(np.float32), epochs=10, verbose=0)
     _, accuracy = net.evaluate(x, y.astype(np.float32))
@@ -78,7 +78,7 @@ def test_regression():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 3))
     y = x @ np.array([[1.0], [2.0], [3.0]])
-    net = nn.Dense(3, 1)
+    net = nn.Linear(3, 1)
     net.compile(optim.SGD(net.parameters(), lr=0.1), "mse", ["mae"])
     net.fit(x, y, epochs=20, verbose=0)
     assert net.evaluate(x, y)[0] < 1e-3

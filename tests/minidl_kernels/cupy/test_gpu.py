@@ -98,7 +98,7 @@ def test_training_agrees_with_numpy(gpu, rng):
         with use_backend(name):
             minidl.manual_seed(0)
             model = nn.Sequential(
-                nn.Conv2D(1, 4, 3, padding=1, bias=False), nn.BatchNorm2D(4), nn.ReLU(), nn.MaxPool2D(2), nn.Flatten(),
+                nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                 nn.Dropout(0.3), nn.Linear(144, 5),
             )  # fmt: skip
             optimizer = optim.AdamW(model.parameters(), lr=1e-2)

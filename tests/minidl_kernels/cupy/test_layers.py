@@ -216,8 +216,8 @@ def test_training_agrees_with_numpy(backend, rng):  # noqa: F811
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.norm, self.pool = nn.Conv2D(1, 4, 3, padding=1), nn.BatchNorm2D(4), nn.MaxPool2D(2)
-            self.embed, self.attend = nn.Embedding(5, 8), nn.MultiHeadAttention(8, 2, batch_first=True)
+            self.conv, self.norm, self.pool = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.MaxPool2d(2)
+            self.embed, self.attend = nn.Embedding(5, 8), nn.MultiheadAttention(8, 2, batch_first=True)
             self.lstm, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(36 + 8, 3)
 
         def forward(self, pixels, words):

@@ -27,8 +27,8 @@ def train(backend, jit=False, steps=5, optimizer=lambda p: optim.AdamW(p, lr=1e-
     with minidl.use_backend(backend):
         minidl.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2D(1, 4, 3, padding=1, bias=False), nn.BatchNorm2D(4),  # a bias would be cancelled: noise
-            nn.ReLU(), nn.MaxPool2D(2), nn.Flatten(),
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4),  # a bias would be cancelled: noise
+            nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
             nn.Dropout(0.3), nn.Linear(144, 5),
         )
         opt = optimizer(model.parameters())

@@ -18,7 +18,7 @@ import pytest
 import minidl
 import minidl.nn.functional
 import minidl.optim
-from minidl.core.registry import BackendError
+from minidl.core.errors import BackendError
 
 torch = pytest.importorskip("torch", reason="what is measured against")
 

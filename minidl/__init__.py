@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 from minidl import blas as _blas  # noqa: I001  (before NumPy is imported anywhere else)
 from minidl import autograd, ops
-from minidl.autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from minidl.core.context import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minidl.core import registry as _registry
 from minidl.core.registry import get_backend, set_backend, use_backend
 from minidl.creation import (

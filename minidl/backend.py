@@ -6,9 +6,9 @@ backend's own array namespace. ``numpy`` is built in; every other backend is fou
 ``minidl.backends`` and loaded when it is first asked for.
 """
 
+from minidl.core.errors import BackendError
 from minidl.core.registry import (
     Backend,
-    BackendError,
     Kernel,
     available,
     backend_of,

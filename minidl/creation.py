@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import default_dtype
+from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor
 from minidl.random import Generator, default_generator
 

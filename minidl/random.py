@@ -5,15 +5,19 @@ The bits come from :func:`minidl.ops.random_bits` (Philox-4x32-10), which are th
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from minidl.core.context import current, enter, process, using
 from minidl.core.trace import live
 from minidl.ops.random import philox_rounds, random_bits
 
+_advancing = threading.Lock()
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -76,8 +80,9 @@ class Generator:
         return live(lambda: self.key), live(lambda: self._advance(n))
 
     def _advance(self, n: int) -> int:
-        at = self.offset
-        self.offset += n
+        with _advancing:  # threads that share a generator must not get the same numbers
+            at = self.offset
+            self.offset += n
         return at
 
     def bits(self, n: int) -> np.ndarray:
@@ -145,14 +150,30 @@ def fold_in_uniform(generator: Generator, indices: Any, k: int) -> np.ndarray:
     return (bits >> u(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-_default = Generator(0)
+process.update(generator=Generator(0))
 
 
 def default_generator() -> Generator:
-    """The generator that initializers, dropout and shuffling use when given none."""
-    return _default
+    """The generator that initializers, dropout and shuffling use when given none.
+
+    Threads share the process's until they seed or choose one of their own (:func:`manual_seed`,
+    :func:`use_generator`).
+    """
+    return current().generator
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the default generator and return it."""
-    return _default.manual_seed(seed)
+    """Seed the default generator and return it. A thread other than the main one gets a generator of its own."""
+    generator = current().generator
+    if generator is process.generator and threading.current_thread() is not threading.main_thread():
+        generator = Generator(seed)
+        enter(generator=generator)
+        return generator
+    return generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def use_generator(generator: Generator) -> Iterator[Generator]:
+    """Make ``generator`` the default one for the length of a ``with`` block, in this thread or task."""
+    with using(generator=generator):
+        yield generator

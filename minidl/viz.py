@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core import backward as engine
-from minidl.core.backward import Node, mode
-from minidl.core.primitive import Primitive, describe
+from minidl.core.backward import backward
+from minidl.core.context import using
+from minidl.core.errors import describe
+from minidl.core.graph import Node, edge_of
+from minidl.core.primitive import Primitive
 from minidl.core.tensor import Tensor, as_tensor
 
 
@@ -71,7 +73,7 @@ def _vertices(root: Tensor, params: Any) -> list[_Vertex]:
         return number[id(target)]
 
     stack: list[Node] = []
-    visit(engine.edge_of(root))
+    visit(edge_of(root))
     while stack:
         node = stack.pop()
         own = vertices[number[id(node)]]
@@ -269,10 +271,8 @@ def trace(f: Callable[..., Tensor], *inputs: Any, max_values: int = 6) -> Trace:
         recorder.name(t, name)
         recorder.lines.append(f"  {name} = {recorder.show(t)}")
     recorder.lines.insert(0, "inputs")
-    before = mode.observer, mode.visitor, mode.trace_backward
-    mode.observer = recorder.observe
     gradients: tuple = (None,) * len(tensors)
-    try:
+    with using(observer=recorder.observe):
         recorder.lines.append("forward")
         value = f(*tensors)
         if not isinstance(value, Tensor):
@@ -281,13 +281,11 @@ def trace(f: Callable[..., Tensor], *inputs: Any, max_values: int = 6) -> Trace:
             start = Tensor(np.ones(value.shape, value.dtype))
             recorder.name(start, "g")
             recorder.lines.append(f"backward, from g = {recorder.show(start)} for {recorder.named(value)}")
-            mode.visitor, mode.trace_backward = recorder.visit, True
             recorder.indent, recorder.prefix, recorder.count = "      ", "d", 0
             wanted = [t for t in tensors if t.requires_grad]
-            found = iter(engine.backward([value], [start], inputs=wanted, retain_graph=True))
+            with using(visitor=recorder.visit, trace_backward=True):
+                found = iter(backward([value], [start], inputs=wanted, retain_graph=True))
             gradients = tuple(next(found) if t.requires_grad else None for t in tensors)
-    finally:
-        mode.observer, mode.visitor, mode.trace_backward = before
     recorder.lines.append("gradients")
     for t, g in zip(tensors, gradients):
         if t.requires_grad:

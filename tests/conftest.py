@@ -29,12 +29,11 @@ def rng() -> np.random.Generator:
 def _same_state_everywhere():
     """Each test starts from the same random state, and one that changes global modes does not change the next."""
     import minidl
-    from minidl.core.backward import mode
-    from minidl.core.registry import state
+    from minidl.core import context
 
-    before = state.active, state.strict, minidl.ops.default_dtype()
+    before = context.process.backend, context.process.strict, minidl.ops.default_dtype()
     minidl.manual_seed(0)
     yield
-    state.active, state.strict = before[:2]
+    context._variable.set(context.process)
+    context.process.update(backend=before[0], strict=before[1])
     minidl.ops.set_default_dtype(before[2])
-    mode.enabled, mode.anomaly, mode.observer, mode.nodes = True, False, None, None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, nn, no_grad, ops, viz
-from minidl.core.backward import mode
+from minidl.core.context import current
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_trace():
     assert lines[-2:] == ["of x: float32[2] [3., 4.]", "of w: float32[2] [1., 2.]"]
     assert trace.value.item() == 11
     np.testing.assert_array_equal(trace.gradients[0], [3, 4])
-    assert mode.observer is None and mode.visitor is None and not mode.trace_backward
+    assert current().observer is None and current().visitor is None and not current().trace_backward
 
 
 def test_trace_of_larger_arrays_integers_and_no_gradient():
@@ -155,4 +155,4 @@ def test_trace_leaves_the_engine_as_it_was_after_an_error():
         viz.trace(lambda x: 1 / 0, [1.0])
     with pytest.raises(TypeError, match="must return a Tensor"):
         viz.trace(lambda x: 3, [1.0])
-    assert mode.observer is None
+    assert current().observer is None

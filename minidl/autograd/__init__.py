@@ -1,13 +1,11 @@
-"""Automatic differentiation: :mod:`~minidl.core.backward` walks the graph, :mod:`~minidl.autograd.functional` has
-the derivatives of functions."""
+"""Automatic differentiation for users: recording modes, and the derivatives of functions.
 
-from minidl.core.backward import (
-    AnomalyError,
-    detect_anomaly,
-    enable_grad,
-    is_grad_enabled,
-    no_grad,
-)
+The graph and the walk back through it are in :mod:`minidl.core.graph` and :mod:`minidl.core.backward`.
+"""
+
+from minidl.autograd.functional import checkpoint, grad, gradients, hessian, jacobian, jvp, value_and_grad, vjp
+from minidl.core.context import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from minidl.core.errors import AnomalyError
 
 __all__ = [
     "AnomalyError",
@@ -24,14 +22,3 @@ __all__ = [
     "value_and_grad",
     "vjp",
 ]
-
-_FUNCTIONAL = {"checkpoint", "grad", "gradients", "hessian", "jacobian", "jvp", "value_and_grad", "vjp"}
-
-
-def __getattr__(name: str):
-    # functional is built on Tensor, which is built on the engine in this package
-    if name in _FUNCTIONAL:
-        from minidl.autograd import functional
-
-        return getattr(functional, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.core import backward as engine
-from minidl.core.backward import enable_grad, mode
+from minidl.core.backward import backward
+from minidl.core.context import current, enable_grad, using
+from minidl.core.graph import Node, leaves, next_in_sequence
 from minidl.core.tensor import Tensor, as_tensor
+from minidl.random import default_generator
 
 
 def _as_tuple(x: Any) -> tuple:
@@ -42,7 +44,7 @@ def gradients(
         if out.requires_grad:
             roots.append(out)
             starts.append(out._starting_grad(g))
-    found = engine.backward(roots, starts, inputs=inputs, retain_graph=retain_graph, create_graph=create_graph)
+    found = backward(roots, starts, inputs=inputs, retain_graph=retain_graph, create_graph=create_graph)
     if not allow_unused:
         for i, g in enumerate(found):
             if g is None:
@@ -56,7 +58,7 @@ def gradients(
 def _point(x: Any) -> Tensor:
     """A tensor with the values of ``x`` at which to differentiate: connected to ``x`` if that is being recorded."""
     t = as_tensor(x)
-    return ops.positive(t) if t.requires_grad and mode.enabled else t.detach().requires_grad_()
+    return ops.positive(t) if t.requires_grad and current().recording else t.detach().requires_grad_()
 
 
 def _arguments(args: Sequence[Any], nums: Sequence[int]) -> list:
@@ -90,7 +92,7 @@ def _has_outer(outputs: Sequence[Tensor], points: Sequence[Tensor]) -> bool:
     for p in points:
         if p.is_leaf:
             p.requires_grad = False
-    return mode.enabled and any(True for _ in engine.leaves([o for o in outputs if o.requires_grad]))
+    return current().recording and any(True for _ in leaves([o for o in outputs if o.requires_grad]))
 
 
 def _zeros_like(x: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple]
 
     def pull(*v: Any) -> tuple:
         vectors = [as_tensor(g) for g in (v[0] if len(v) == 1 and isinstance(v[0], (tuple, list)) else v)]
-        record = mode.enabled and (nested or any(g.requires_grad for g in vectors))
+        record = current().recording and (nested or any(g.requires_grad for g in vectors))
         found = gradients(out, points, vectors, retain_graph=True, create_graph=record, allow_unused=True)
         return _zeros_for_unused(found, points)
 
@@ -164,7 +166,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
     points = [_point(p) for p in primals]
     out = _call("jvp", f, points, {})
     nested = _has_outer([out], points)
-    record = mode.enabled and (nested or any(t.requires_grad for t in tangents))
+    record = current().recording and (nested or any(t.requires_grad for t in tangents))
     tangent = None
     if out.requires_grad:
         u = _zeros_like(out).requires_grad_()
@@ -209,17 +211,13 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Trades one more forward pass for memory (Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost",
     section 4). ``f`` must be deterministic given minidl's random state, which is restored for the second run.
     """
-    from minidl.random import default_generator
-
-    if not mode.enabled:
+    if not current().recording:
         return f(*args, **kwargs)
-    rng_state, begun = default_generator().get_state(), engine.next_in_sequence()
-    outer, mode.nodes = mode.nodes, []
-    try:
+    rng_state, begun = default_generator().get_state(), next_in_sequence()
+    nodes: list[Node] = []
+    with using(nodes=nodes):
         out = f(*args, **kwargs)
-        nodes = mode.nodes
-    finally:
-        mode.nodes = outer
+    outer = current().nodes
     if outer is not None:
         outer.extend(nodes)
 
@@ -232,13 +230,11 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
                 )
         now = default_generator().get_state()
         default_generator().set_state(rng_state)
-        before, mode.nodes = mode.nodes, []
+        again: list[Node] = []
         try:
-            with enable_grad():
+            with using(nodes=again, recording=True):
                 f(*args, **kwargs)
-            again = mode.nodes
         finally:
-            mode.nodes = before
             default_generator().set_state(now)
         if [n.prim for n in again] != [n.prim for n in nodes]:
             raise RuntimeError("checkpoint: the function recorded other operations when it was run again")
@@ -254,7 +250,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return out
 
 
-def _borrow(node: engine.Node, twin: engine.Node) -> None:
+def _borrow(node: Node, twin: Node) -> None:
     """Let ``node`` have what its ``twin`` of the second run keeps."""
     while twin.saved is None:
         twin.recompute()

@@ -1,334 +1,96 @@
-"""Reverse-mode automatic differentiation: the graph, and the walk back through it.
+"""The walk back through the graph: reverse-mode automatic differentiation.
 
-Every recorded call of a primitive leaves a :class:`Node` that points to the nodes of its inputs. A node's sequence
-number is larger than those of its inputs, so taking nodes off a heap in descending order *is* reverse topological
-order: no recursion, whatever the depth (Griewank and Walther, "Evaluating Derivatives", 2nd ed., 2008, section 3.2).
+A node's sequence number is larger than those of its inputs, so taking nodes off a heap in descending order *is* reverse
+topological order: no recursion, whatever the depth (Griewank and Walther, "Evaluating Derivatives", 2nd ed., 2008,
+section 3.2).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import heapq
-import itertools
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import Primitive, Traced
+from minidl.core.context import Context, current, enable_grad, no_grad
+from minidl.core.errors import AnomalyError
+from minidl.core.graph import Node, Traced, _key, edge_of, has_nan
 from minidl.core.registry import namespace
 
 
-class _Mode(threading.local):
-    """What this thread is doing: recording or not, looking for NaNs, being observed."""
-
-    enabled = True
-    anomaly = False
-    #: called as observer(prim, args, params, out) after every call with Tensors (tracing, summaries, capture)
-    observer: Callable[..., None] | None = None
-    #: called as visitor(node, gradient) before a node's gradient rule runs (tracing)
-    visitor: Callable[..., None] | None = None
-    #: collects the nodes made inside :func:`checkpoint`
-    nodes: list | None = None
-    #: run gradient rules on Tensors even without create_graph, so that an observer sees their operations
-    trace_backward = False
-    #: any of anomaly, observer and nodes: one look tells the common case that there is nothing more to do
-    special = False
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("anomaly", "observer", "nodes"):
-            before, now = self.special, bool(self.anomaly or self.observer or self.nodes is not None)
-            super().__setattr__("special", now)
-            if now and not before:
-                special_threads.append(threading.get_ident())
-            elif before and not now:
-                special_threads.remove(threading.get_ident())
+def _vjp(node: Node, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any]:
+    """Gradients for the inputs (a sequence as long as ``edges``), from ``g`` for the output(s)."""
+    prim = node.prim
+    while node.saved is None and node.recompute is not None:
+        node.recompute()
+    node.check_saved()
+    if on_tensors and prim.composite is not None and current().recording:
+        return _composite_vjp(node, g)
+    if prim.joint is not None:
+        return _call(node, prim.joint, g, on_tensors, tensor_type)
+    grads = [None] * len(node.edges)
+    for i in range(len(grads)):
+        if node.needs >> i & 1:
+            rule = prim.rules.get(i)
+            if rule is None:
+                raise NotImplementedError(f"{prim.name} has no gradient for its input {prim.inputs[i]!r}")
+            grads[i] = _call(node, rule, g, on_tensors, tensor_type)
+    return grads
 
 
-#: those whose mode is special: to see whether the list is empty is quicker than to look into the mode
-special_threads: list[int] = []
-mode = _Mode()
-#: numbers nodes and in-place changes in the order in which they happen
-_sequence = itertools.count(1)
-_new = object.__new__
-_NO_PARAMS: dict = {}
+def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> Any:
+    values = []
+    for kind, key in rule.wants:
+        if kind == "g":
+            v = g
+        elif kind == "input":
+            v = node.saved[key]
+            if not on_tensors and isinstance(v, Traced):
+                v = v.data
+            elif on_tensors and isinstance(v, np.ndarray):
+                v = tensor_type._from_node(v, None)
+        elif kind == "shape":
+            v = node.shapes[key]
+        elif kind == "out":
+            v = _outputs(node, tensor_type) if on_tensors else node.out
+        elif kind == "param":
+            v = node.params.get(key, node.prim.defaults[key])
+        elif kind == "needs":
+            v = [bool(node.needs >> i & 1) for i in range(len(node.edges))]
+        elif kind == "inputs":
+            v = [node.saved[i] for i in range(key, len(node.edges))]
+            if not on_tensors:
+                v = [a.data if isinstance(a, Traced) else a for a in v]
+        else:
+            v = node.shapes[key:]
+        values.append(v)
+    return rule.function(*values)
 
 
-def next_in_sequence() -> int:
-    """The sequence number of something that happens now."""
-    return next(_sequence)
+def _outputs(node: Node, tensor_type: Any) -> Any:
+    """The kept output as Tensors that belong to this node (kept as arrays, or node and tensor would be a cycle)."""
+    if type(node.out) is tuple:
+        return tuple(tensor_type._from_node(o, node, i, True) for i, o in enumerate(node.out))
+    return tensor_type._from_node(node.out, node)
 
 
-class _set_enabled(contextlib.ContextDecorator):
-    """Context manager and decorator that switches recording; see no_grad and enable_grad."""
-
-    value = True
-
-    def __init__(self, function: Callable[..., Any] | None = None) -> None:
-        self._before: list[bool] = []
-        self._function = function
-        if function is not None:
-            functools.update_wrapper(self, function)
-
-    def __enter__(self) -> None:
-        self._before.append(mode.enabled)
-        mode.enabled = self.value
-
-    def __exit__(self, *exc: Any) -> None:
-        mode.enabled = self._before.pop()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._function is None:
-            return super().__call__(*args, **kwargs)
-        with type(self)():
-            return self._function(*args, **kwargs)
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else functools.partial(self.__call__, instance)
-
-
-class no_grad(_set_enabled):
-    """Operations inside are not recorded: ``with no_grad(): ...``, ``@no_grad()`` or ``@no_grad``."""
-
-    value = False
-
-
-class enable_grad(_set_enabled):
-    """Operations inside are recorded, also within :class:`no_grad`."""
-
-    value = True
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations on tensors that require gradients are being recorded in this thread."""
-    return mode.enabled
-
-
-class AnomalyError(RuntimeError):
-    """A NaN appeared in a forward value or in a gradient while anomaly mode was on."""
-
-
-@contextlib.contextmanager
-def detect_anomaly() -> Iterator[None]:
-    """Inside, a NaN that a primitive or a gradient rule makes raises AnomalyError naming the forward line."""
-    before = mode.anomaly
-    mode.anomaly = True
-    try:
-        yield
-    finally:
-        mode.anomaly = before
-
-
-def user_line() -> str:
-    """file:line and function of the innermost caller outside the engine, the ops and the layers."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.split(".")[0] not in ("minidl", "minidl_kernels"):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        frame = frame.f_back
-    return "<no line outside minidl>"
-
-
-def has_nan(array: Any) -> bool:
-    dt = getattr(array, "dtype", None)
-    return dt is not None and dt.kind in "fc" and bool(namespace(array).isnan(array).any())
-
-
-class Node:
-    """One recorded call: how to carry gradients from its outputs to its inputs."""
-
-    __slots__ = ("edges", "needs", "out", "params", "prim", "saved", "seq", "shapes", "__dict__", "__weakref__")
-
-    # Class-level defaults of what few nodes have.
-    specs: list | None = None
-    line: str | None = None
-    clobbered = False
-    recompute: Callable[[], None] | None = None
-    retain: dict | None = None
-    hooks: dict | None = None
-
-    def __init__(self, prim: Primitive, args: Sequence[Any], params: dict, needs: int, out: Any) -> None:
-        keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, len(args))
-        self.prim = prim
-        self.needs = needs
-        self.params = params
-        # An edge says where a gradient goes: a node, a leaf tensor, or (node, output index) where the node has several
-        # outputs.
-        self.edges = [(a._edge or a._node or a) if needs >> i & 1 else None for i, a in enumerate(args)]
-        self.saved = () if not keep else args if len(keep) == len(args) else {i: args[i] for i in keep}
-        self.shapes = [getattr(a, "shape", ()) for a in args] if shapes else None
-        self.out = out if keep_out else None
-        if type(out) is tuple:
-            self.specs = [(o.shape, o.dtype) for o in out]
-        self.seq = next(_sequence)
-        if mode.special:
-            self._attend()
-
-    def _attend(self) -> None:
-        self.line = user_line() if mode.anomaly else None
-        if mode.nodes is not None:
-            mode.nodes.append(self)
-
-    def __repr__(self) -> str:
-        return f"<Node {self.prim.name} #{self.seq}>"
-
-    def release(self) -> None:
-        """Drop what was kept for the backward pass, and the way to the inputs."""
-        self.saved = self.out = None
-        self.edges = ()
-
-    def check_saved(self) -> None:
-        if self.saved is None:
-            raise RuntimeError(
-                f"backward through {self.prim.name} a second time: its saved values were freed. "
-                "Pass retain_graph=True to the first backward()."
-            )
-        for kept in self.saved.values() if type(self.saved) is dict else self.saved:
-            if isinstance(kept, Traced) and kept.changed_at > self.seq:
-                raise RuntimeError(
-                    f"the gradient of {self.prim.name} needs an input of shape {tuple(kept.shape)} that was changed "
-                    f"in place after it was used (it is at version {kept.version}); use an out-of-place operation, or "
-                    "clone() it first"
-                )
-        if self.clobbered and self.out is not None:
-            raise RuntimeError(
-                f"the gradient of {self.prim.name} needs its output, which was changed in place; use an out-of-place "
-                "operation, or clone() it first"
-            )
-
-    def vjp(self, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any]:
-        """Gradients for the inputs (a sequence as long as ``edges``), from ``g`` for the output(s)."""
-        prim = self.prim
-        while self.saved is None and self.recompute is not None:
-            self.recompute()
-        self.check_saved()
-        if on_tensors and prim.composite is not None and mode.enabled:
-            return self._composite_vjp(g)
-        if prim.joint is not None:
-            return self._call(prim.joint, g, on_tensors, tensor_type)
-        grads = [None] * len(self.edges)
-        for i in range(len(grads)):
-            if self.needs >> i & 1:
-                rule = prim.rules.get(i)
-                if rule is None:
-                    raise NotImplementedError(f"{prim.name} has no gradient for its input {prim.inputs[i]!r}")
-                grads[i] = self._call(rule, g, on_tensors, tensor_type)
-        return grads
-
-    def _call(self, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> Any:
-        values = []
-        for kind, key in rule.wants:
-            if kind == "g":
-                v = g
-            elif kind == "input":
-                v = self.saved[key]
-                if not on_tensors and isinstance(v, Traced):
-                    v = v.data
-                elif on_tensors and isinstance(v, np.ndarray):
-                    v = tensor_type._from_node(v, None)
-            elif kind == "shape":
-                v = self.shapes[key]
-            elif kind == "out":
-                v = self._outputs(tensor_type) if on_tensors else self.out
-            elif kind == "param":
-                v = self.params.get(key, self.prim.defaults[key])
-            elif kind == "needs":
-                v = [bool(self.needs >> i & 1) for i in range(len(self.edges))]
-            elif kind == "inputs":
-                v = [self.saved[i] for i in range(key, len(self.edges))]
-                if not on_tensors:
-                    v = [a.data if isinstance(a, Traced) else a for a in v]
-            else:
-                v = self.shapes[key:]
-            values.append(v)
-        return rule.function(*values)
-
-    def _outputs(self, tensor_type: Any) -> Any:
-        """The kept output as Tensors that belong to this node (kept as arrays, or node and tensor would be a cycle)."""
-        if type(self.out) is tuple:
-            return tuple(tensor_type._from_node(o, self, i, True) for i, o in enumerate(self.out))
-        return tensor_type._from_node(self.out, self)
-
-    def _composite_vjp(self, g: Any) -> list:
-        # each input gets a node of its own (+a), so that an input given twice, or made from another one, counts once
-        inputs = [+self.saved[i] if self.needs >> i & 1 else self.saved[i] for i in range(len(self.edges))]
-        out = self.prim.composite(*inputs, **self.params)
-        wanted = [a for i, a in enumerate(inputs) if self.needs >> i & 1]
-        outs, gs = (
-            ([out], [g])
-            if not isinstance(out, tuple)
-            else (
-                [o for o, s in zip(out, g) if s is not None and o.requires_grad],
-                [s for o, s in zip(out, g) if s is not None and o.requires_grad],
-            )
+def _composite_vjp(node: Node, g: Any) -> list:
+    # each input gets a node of its own (+a), so that an input given twice, or made from another one, counts once
+    inputs = [+node.saved[i] if node.needs >> i & 1 else node.saved[i] for i in range(len(node.edges))]
+    out = node.prim.composite(*inputs, **node.params)
+    wanted = [a for i, a in enumerate(inputs) if node.needs >> i & 1]
+    outs, gs = (
+        ([out], [g])
+        if not isinstance(out, tuple)
+        else (
+            [o for o, s in zip(out, g) if s is not None and o.requires_grad],
+            [s for o, s in zip(out, g) if s is not None and o.requires_grad],
         )
-        found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
-        return [next(found) if self.needs >> i & 1 else None for i in range(len(inputs))]
-
-
-def node_of_two(prim: Primitive, x: Any, y: Any, x_shape: tuple, y_shape: tuple, needs: int, out: Any) -> Node:
-    """What ``Node(prim, (x, y), {}, needs, out)`` makes, in less time: every operator comes this way."""
-    keep, shapes, keep_out = prim.plans.get(needs) or prim.plan(needs, 2)
-    node = _new(Node)
-    node.prim = prim
-    node.needs = needs
-    node.params = _NO_PARAMS
-    node.edges = (
-        (x._edge or x._node or x) if needs & 1 else None,
-        (y._edge or y._node or y) if needs & 2 else None,
     )
-    node.saved = () if not keep else (x, y) if len(keep) == 2 else {0: x} if keep[0] == 0 else {1: y}
-    node.shapes = (x_shape, y_shape) if shapes else None
-    node.out = out if keep_out else None
-    node.seq = next(_sequence)
-    return node
-
-
-def node_of_one(prim: Primitive, x: Any, shape: tuple, params: dict, out: Any) -> Node:
-    """What ``Node(prim, (x,), params, 1, out)`` makes, in less time."""
-    keep, shapes, keep_out = prim.plans.get(1) or prim.plan(1, 1)
-    node = _new(Node)
-    node.prim = prim
-    node.needs = 1
-    node.params = params
-    node.edges = (x._edge or x._node or x,)
-    node.saved = (x,) if keep else ()
-    node.shapes = (shape,) if shapes else None
-    node.out = out if keep_out else None
-    node.seq = next(_sequence)
-    return node
-
-
-def _key(edge: Any) -> tuple[int, int]:
-    """What an edge leads to, as something hashable: (id of node, output index) or (id of leaf, -1)."""
-    if type(edge) is tuple:
-        return id(edge[0]), edge[1]
-    return id(edge), 0 if type(edge) is Node else -1
-
-
-def edge_of(tensor: Any) -> Any:
-    """The edge along which ``tensor`` receives its gradient."""
-    return tensor._edge or tensor._node or tensor
-
-
-def leaves(roots: Sequence[Any]) -> Iterator[Any]:
-    """The tensors that require gradients, and that nothing recorded made, on which the tensors ``roots`` depend."""
-    seen, stack = set(), [edge_of(r) for r in roots]
-    while stack:
-        e = stack.pop()
-        e = e[0] if type(e) is tuple else e
-        if e is None or id(e) in seen:
-            continue
-        seen.add(id(e))
-        if type(e) is Node:
-            stack.extend(e.edges)
-        elif e.requires_grad:
-            yield e
+    found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
+    return [next(found) if node.needs >> i & 1 else None for i in range(len(inputs))]
 
 
 def _needed(roots: list, targets: set, seqs: list) -> tuple[set, Node | None]:
@@ -365,6 +127,83 @@ def _needed(roots: list, targets: set, seqs: list) -> tuple[set, Node | None]:
     return needed, freed
 
 
+class _Walk:
+    """Gradients on their way through the graph: which wait for which node, and which have arrived."""
+
+    __slots__ = (
+        "arrived", "heap", "leaves", "needed", "on_tensors", "owned", "targets", "tensor_type", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, tensor_type: Any, on_tensors: bool, targets: set | None, needed: set | None) -> None:
+        self.tensor_type, self.on_tensors = tensor_type, on_tensors
+        #: where gradients are asked for (keys of edges), if not at all leaves, and the nodes that lead there
+        self.targets, self.needed = targets, needed
+        #: per node's sequence number its gradients, one slot per output, and the order in which nodes are due
+        self.waiting: dict[int, list] = {}
+        self.heap: list[tuple[int, Node]] = []
+        #: arrays (by id) that were made here by an addition, which may therefore be added to in place
+        self.owned: dict[int, Any] = {}
+        #: whole gradients at targets, and those of leaves that wait for their hooks
+        self.arrived: dict[tuple, Any] = {}
+        self.leaves: dict[tuple, Any] = {}
+
+    def give(self, edge: Any, g: Any, fresh: bool) -> None:
+        """Add ``g`` to what waits at the end of ``edge``; ``fresh``: nobody else holds the array."""
+        index = 0
+        if type(edge) is tuple:
+            edge, index = edge
+        elif type(edge) is not Node:
+            self._give_leaf(edge, g, fresh)
+            return
+        if self.needed is not None and edge.seq not in self.needed and (id(edge), index) not in self.targets:
+            return
+        slots = self.waiting.get(edge.seq)
+        if slots is None:
+            slots = self.waiting[edge.seq] = [None] * (len(edge.specs) if edge.specs else 1)
+            heapq.heappush(self.heap, (-edge.seq, edge))
+        have = slots[index]
+        if have is None:
+            slots[index] = g
+        elif not self.on_tensors and id(have) in self.owned:
+            have += g
+        else:
+            slots[index] = total = have + g
+            if type(total) is np.ndarray:
+                self.owned[id(total)] = total
+
+    def _give_leaf(self, leaf: Any, g: Any, fresh: bool) -> None:
+        if self.targets is None and not leaf._hooks:
+            if leaf.requires_grad:
+                _accumulate(leaf, g, fresh, self.on_tensors)
+            return
+        key = (id(leaf), -1)
+        if self.targets is None or key in self.targets:
+            # hooks see the whole gradient, which is known only at the end
+            self.leaves[key] = leaf
+            self.arrived[key] = self.arrived[key] + g if key in self.arrived else g
+
+    def arrive(self, node: Node, slots: list) -> bool:
+        """The gradients of ``node`` are complete: run its hooks, keep what was asked for. Does the walk go on there?"""
+        if node.hooks:
+            _run_hooks(node, slots, self.on_tensors, self.tensor_type)
+        if self.targets is None:
+            for i, reference in (node.retain or {}).items():
+                if slots[i] is not None and (tensor := reference()) is not None:
+                    _accumulate(tensor, slots[i], False, self.on_tensors)
+            return True
+        for i, g in enumerate(slots):
+            if g is not None and (id(node), i) in self.targets:
+                self.arrived[id(node), i] = g
+        return node.seq in self.needed
+
+    def finish_leaves(self) -> None:
+        """Run the hooks of leaves on their whole gradients."""
+        for key, leaf in self.leaves.items():
+            self.arrived[key] = _run_leaf_hooks(leaf, self.arrived[key], self.on_tensors)
+            if self.targets is None:
+                _accumulate(leaf, self.arrived[key], False, self.on_tensors)
+
+
 def backward(
     roots: Sequence[Any],
     grads: Sequence[Any],
@@ -381,102 +220,56 @@ def backward(
     if not roots:
         return [None] * len(inputs) if inputs is not None else None
     retain_graph = create_graph if retain_graph is None else retain_graph
-    tensor_type = _tensor_type(roots[0])
-    on_tensors = create_graph or mode.trace_backward
-    anomaly = mode.anomaly
-    found: dict[tuple, Any] = {}
-    leaves: dict[tuple, Any] = {}
-    targets = {_key(edge_of(t)) for t in inputs} if inputs is not None else None
-    needed = freed = None
+    here = current()
+    on_tensors = create_graph or here.trace_backward
+    targets = needed = freed = None
     if inputs is not None:
+        targets = {_key(edge_of(t)) for t in inputs}
         needed, freed = _needed([t._node for t in roots], targets, [t._node and t._node.seq for t in inputs])
-
-    # Gradients that wait for their node, one slot an output, and the order in which nodes are due. `owned` holds the
-    # arrays (by id) that were made here by an addition, which may therefore be added to in place.
-    waiting: dict[int, list] = {}
-    heap: list[tuple[int, Node]] = []
-    owned: dict[int, Any] = {}
-
-    def give(edge: Any, g: Any, fresh: bool) -> None:
-        index = 0
-        if type(edge) is tuple:
-            edge, index = edge
-        elif type(edge) is not Node:
-            key = (id(edge), -1)
-            if targets is None and not edge._hooks:
-                if edge.requires_grad:
-                    _accumulate(edge, g, fresh, on_tensors)
-            elif targets is None or key in targets:
-                # hooks see the whole gradient, which is known only at the end
-                leaves[key] = edge
-                found[key] = found[key] + g if key in found else g
-            return
-        if needed is not None and edge.seq not in needed and (id(edge), index) not in targets:
-            return
-        slots = waiting.get(edge.seq)
-        if slots is None:
-            slots = waiting[edge.seq] = [None] * (len(edge.specs) if edge.specs else 1)
-            heapq.heappush(heap, (-edge.seq, edge))
-        have = slots[index]
-        if have is None:
-            slots[index] = g
-        elif not on_tensors and id(have) in owned:
-            have += g
-        else:
-            slots[index] = total = have + g
-            if type(total) is np.ndarray:
-                owned[id(total)] = total
-
+    walk = _Walk(_tensor_type(roots[0]), on_tensors, targets, needed)
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
         for root, g in zip(roots, grads, strict=True):
-            give(edge_of(root), g if on_tensors else g.data, False)
-        while heap:
-            _, node = heapq.heappop(heap)
-            slots = waiting.pop(node.seq)
-            owned.clear()
-            if node.hooks:
-                _run_hooks(node, slots, on_tensors, tensor_type)
-            if node.retain and inputs is None:
-                for i, reference in node.retain.items():
-                    if slots[i] is not None and (tensor := reference()) is not None:
-                        _accumulate(tensor, slots[i], False, on_tensors)
-            if needed is not None:
-                for i, g in enumerate(slots):
-                    if g is not None and (id(node), i) in targets:
-                        found[id(node), i] = g
-                if node.seq not in needed:
-                    continue
-            g = slots[0] if node.specs is None else _fill_zeros(slots, node.specs, on_tensors, tensor_type)
-            edges = node.edges
-            if mode.visitor is not None:
-                mode.visitor(node, g)
-            for i, gi in enumerate(node.vjp(g, on_tensors, tensor_type)):
-                if gi is None or edges[i] is None:
-                    continue
-                if anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
-                    where = node.line or "an unknown line (turn anomaly mode on for the forward pass too)"
-                    raise AnomalyError(
-                        f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}"
-                    )
-                # A rule may hand its g straight on, or a view: such an array must not be written to by others.
-                fresh = type(gi) is np.ndarray and gi.base is None and gi is not g
-                if fresh and type(g) is tuple:
-                    fresh = all(gi is not s for s in g)
-                give(edges[i], gi, fresh)
+            walk.give(edge_of(root), g if on_tensors else g.data, False)
+        while walk.heap:
+            _, node = heapq.heappop(walk.heap)
+            slots = walk.waiting.pop(node.seq)
+            walk.owned.clear()
+            if (node.hooks or node.retain or targets is not None) and not walk.arrive(node, slots):
+                continue
+            _pass_on(walk, node, slots, here)
             if not retain_graph:
                 node.release()
-        for key, leaf in leaves.items():
-            found[key] = _run_leaf_hooks(leaf, found[key], on_tensors)
-            if targets is None:
-                _accumulate(leaf, found[key], False, on_tensors)
-    if inputs is None:
-        return None
+        walk.finish_leaves()
+    return None if inputs is None else _at_inputs(walk, inputs, freed)
+
+
+def _pass_on(walk: _Walk, node: Node, slots: list, here: Context) -> None:
+    """Run the gradient rules of ``node`` and give what they return to the nodes and leaves before it."""
+    on_tensors, tensor_type, edges = walk.on_tensors, walk.tensor_type, node.edges
+    g = slots[0] if node.specs is None else _fill_zeros(slots, node.specs, on_tensors, tensor_type)
+    if here.visitor is not None:
+        here.visitor(node, g)
+    for i, gi in enumerate(_vjp(node, g, on_tensors, tensor_type)):
+        if gi is None or edges[i] is None:
+            continue
+        if here.anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
+            where = node.line or "an unknown line (turn anomaly mode on for the forward pass too)"
+            raise AnomalyError(f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}")
+        # A rule may hand its g straight on, or a view: such an array must not be written to by others.
+        fresh = type(gi) is np.ndarray and gi.base is None and gi is not g
+        if fresh and type(g) is tuple:
+            fresh = all(gi is not s for s in g)
+        walk.give(edges[i], gi, fresh)
+
+
+def _at_inputs(walk: _Walk, inputs: Sequence[Any], freed: Node | None) -> list:
+    """The gradients that arrived at ``inputs``, as Tensors; ``freed`` is a node that nobody knows the way from."""
     result = []
     for t in inputs:
-        g = found.get(_key(edge_of(t)))
+        g = walk.arrived.get(_key(edge_of(t)))
         if g is None and freed is not None:
             freed.check_saved()
-        result.append(g if g is None or isinstance(g, Traced) else tensor_type._from_node(g, None))
+        result.append(g if g is None or isinstance(g, Traced) else walk.tensor_type._from_node(g, None))
     return result
 
 

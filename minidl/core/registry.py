@@ -1,4 +1,9 @@
-"""The registry behind :mod:`minidl.backend`: backends, their kernels, and the choice between them."""
+"""Who is there: primitives by name, backends with their kernels, and which backend is chosen.
+
+A backend is an array type plus any kernels that it has. What it has no kernel for is served by its parent's kernel, and
+only then by the primitive's formula: :func:`serving` lists the kernels in that order, and
+:func:`minidl.core.dispatch.choose` takes the first one that accepts a call.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,17 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minidl.core.context import current, enter, process, using
+from minidl.core.errors import BackendError
+
+if TYPE_CHECKING:
+    from minidl.core.primitive import Primitive
+
 ENTRY_POINT_GROUP = "minidl.backends"
-
-
-class BackendError(RuntimeError):
-    """A backend is unknown, cannot be loaded, or (in strict mode) has no kernel for a primitive."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +56,22 @@ class Kernel:
         return (self.when.__doc__ or getattr(self.when, "__name__", "predicate")).strip().splitlines()[0]
 
 
+class _Direct(dict):
+    """Per primitive the function that serves every call of it on a backend; None where it depends on the call."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def __missing__(self, prim: Primitive) -> Callable[..., Any] | None:
+        found: Callable[..., Any] | None = None
+        if self.backend.array_type is np.ndarray:
+            kernels = serving(self.backend, prim.name)
+            found = prim.reference if not kernels else kernels[0].function if kernels[0].when is None else None
+        self[prim] = found
+        return found
+
+
 class Backend:
     """An array type and what minidl needs to know of it.
 
@@ -59,12 +82,19 @@ class Backend:
     name = "numpy"
     device = "cpu"
     array_type: type = np.ndarray
+    #: further types of arrays that belong to this backend, such as a compiler's tracers
+    array_types: tuple[type, ...] = ()
+    #: the array namespace
     xp: Any = np
+    #: the backend on the same arrays whose kernels serve what this one has none for
+    parent: str | None = None
     #: used by ``auto``: the loadable backend with the highest priority is taken
     priority = 0
 
     def __init__(self) -> None:
         self.kernels: dict[str, list[Kernel]] = {}
+        self.serving: dict[str, tuple[Kernel, ...]] = {}
+        self.direct = _Direct(self)
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
         """``value`` as an array of this backend; copies only if it must."""
@@ -77,6 +107,11 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
 
+    def compile(self, program: Any) -> Callable[[list], list] | None:
+        """A function that runs a captured program (:class:`minidl.jit.Program`) on the arrays of its inputs and
+        returns those of its results; None to have it interpreted, kernel by kernel."""
+        return None
+
     def info(self) -> dict[str, Any]:
         """Device and memory facts for ``minidl backends``."""
         return {"device": self.device, "version": np.__version__}
@@ -85,49 +120,50 @@ class Backend:
         return f"<Backend {self.name} on {self.device}>"
 
 
-class _State:
-    active: Backend
-    strict = False
-    # collects the calls of primitives while minidl.jit captures a step
-    tracer: Any = None
-    backends: dict[str, Backend] = {}
-    # array types other than numpy.ndarray, each with the backend that owns it
-    device_types: dict[type, Backend] = {}
-    failures: dict[str, str] = {}
-    # kernels registered before their backend was loaded
-    pending: dict[str, list[Kernel]] = {}
-    # called whenever what serves a primitive may have changed
-    on_change: list[Callable[[], None]] = []
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        changed = getattr(self, name, None) is not value
-        object.__setattr__(self, name, value)
-        if changed:
-            _changed()
+#: every primitive by name
+primitives: dict[str, Primitive] = {}
+#: the backends loaded so far, by name
+backends: dict[str, Backend] = {}
+#: array types other than numpy.ndarray, each with the backend that owns it
+device_types: dict[type, Backend] = {}
+#: why a backend could not be loaded
+failures: dict[str, str] = {}
+#: kernels registered before their backend was loaded
+_pending: dict[str, list[Kernel]] = {}
 
 
-def _changed() -> None:
-    for notify in _State.on_change:
-        notify()
+def serving(backend: Backend, name: str) -> tuple[Kernel, ...]:
+    """The kernels that may serve the primitive ``name`` on ``backend``, its own before its parent's."""
+    found = backend.serving.get(name)
+    if found is None:
+        found = tuple(backend.kernels.get(name, ()))
+        if backend.parent is not None:
+            found += serving(load(backend.parent), name)
+        backend.serving[name] = found
+    return found
 
 
-state = _State()
+def changed() -> None:
+    """Forget what was worked out from the kernels registered: call it after changing ``Backend.kernels``."""
+    for backend in {*backends.values(), process.backend, current().backend}:
+        backend.serving.clear()
+        backend.direct.clear()
 
 
 def register(backend: Backend) -> Backend:
     """Make a backend known under ``backend.name``; returns it."""
-    state.backends[backend.name] = backend
+    backends[backend.name] = backend
     if backend.array_type is not np.ndarray:
-        state.device_types[backend.array_type] = backend
-        for cls in getattr(backend, "extra_array_types", ()):
-            state.device_types[cls] = backend
-    for k in state.pending.pop(backend.name, []):
+        for cls in (backend.array_type, *backend.array_types):
+            device_types[cls] = backend
+    for k in _pending.pop(backend.name, []):
         _add(backend, k)
-    _changed()
+    changed()
     return backend
 
 
-state.active = register(Backend())
+process.backend = backends["numpy"] = Backend()
+process.update()
 
 
 def _entry_points() -> dict[str, Any]:
@@ -141,21 +177,21 @@ def load(name: str) -> Backend:
 
     Raises :class:`BackendError` that lists what there is, or says why loading failed.
     """
-    if name in state.backends:
-        return state.backends[name]
+    if name in backends:
+        return backends[name]
     if name == "auto":
         return fastest_installed()
     points = _entry_points()
     if name not in points:
-        raise BackendError(f"unknown backend {name!r}; known: {', '.join(sorted({*state.backends, *points}))}")
+        raise BackendError(f"unknown backend {name!r}; known: {', '.join(sorted({*backends, *points}))}")
     # kernels registered before their backend is there come after (so: are asked before) those it brings itself
-    waiting = state.pending.pop(name, [])
+    waiting = _pending.pop(name, [])
     try:
         made = points[name].load()()
     except Exception as error:
-        state.pending[name] = [*waiting, *state.pending.get(name, [])]
-        state.failures[name] = f"{type(error).__name__}: {error}{_how_to_install(points[name], error)}"
-        raise BackendError(f"backend {name!r} cannot be used here: {state.failures[name]}") from error
+        _pending[name] = [*waiting, *_pending.get(name, [])]
+        failures[name] = f"{type(error).__name__}: {error}{_how_to_install(points[name], error)}"
+        raise BackendError(f"backend {name!r} cannot be used here: {failures[name]}") from error
     register(made)
     for k in waiting:
         _add(made, k)
@@ -173,7 +209,7 @@ def _how_to_install(point: Any, error: Exception) -> str:
 def available() -> dict[str, str]:
     """Every known backend with ``"ok"`` or the reason it cannot be used here."""
     result = {}
-    for name in sorted({*state.backends, *_entry_points()}):
+    for name in sorted({*backends, *_entry_points()}):
         try:
             load(name)
             result[name] = "ok"
@@ -190,44 +226,61 @@ def fastest_installed() -> Backend:
 
 def get_backend() -> Backend:
     """The backend on which new arrays are made."""
-    return state.active
+    return current().backend
+
+
+def _choose(**fields: Any) -> None:
+    """Set fields for the process and here; inside ``use_backend`` for the rest of its block only."""
+    if not current().scoped:
+        process.update(**fields)
+    if current() is not process:
+        enter(**fields)
 
 
 def set_backend(name: str | Backend) -> Backend:
-    """Choose the backend for new tensors (and, for host arrays, whose kernels run)."""
-    state.active = name if isinstance(name, Backend) else load(name)
-    return state.active
+    """Choose the backend for new tensors and, for host arrays, whose kernels run.
+
+    The choice holds for the whole process, except in ``use_backend`` blocks. Inside such a block it holds until the
+    end of the block, and for the thread or task alone that runs it.
+    """
+    _choose(backend=name if isinstance(name, Backend) else load(name))
+    return current().backend
 
 
 @contextlib.contextmanager
 def use_backend(name: str | Backend, strict: bool | None = None) -> Iterator[Backend]:
-    """``set_backend`` for the length of a ``with`` block; ``strict=True`` makes a fallback an error in it."""
-    before, before_strict = state.active, state.strict
-    try:
-        if strict is not None:
-            state.strict = strict
-        yield set_backend(name)
-    finally:
-        state.active, state.strict = before, before_strict
+    """``set_backend`` for the length of a ``with`` block, in this thread or task; ``strict=True`` makes a fallback an
+    error in it."""
+    backend = name if isinstance(name, Backend) else load(name)
+    with using(backend=backend, strict=current().strict if strict is None else strict, scoped=True):
+        yield backend
 
 
 def set_strict(strict: bool) -> None:
-    """In strict mode, running a reference because a backend has no kernel for the call raises BackendError."""
-    state.strict = strict
+    """In strict mode, running a formula because a backend has no kernel for the call raises BackendError.
+
+    Holds where :func:`set_backend` does.
+    """
+    _choose(strict=strict)
+
+
+def _host_backend() -> Backend:
+    active = current().backend
+    return active if active.array_type is np.ndarray else backends["numpy"]
 
 
 def backend_of(array: Any) -> Backend:
     """The backend that serves ``array``: its device's own, or the active one for host arrays."""
     cls = type(array)
-    if cls is np.ndarray or not state.device_types:
-        return state.active if state.active.array_type is np.ndarray else state.backends["numpy"]
+    if cls is np.ndarray or not device_types:
+        return _host_backend()
     for kind in cls.__mro__:
-        if kind in state.device_types:
-            return state.device_types[kind]
-    for kind, backend in state.device_types.items():  # abstract array types, as jax.Array is
+        if kind in device_types:
+            return device_types[kind]
+    for kind, backend in device_types.items():  # abstract array types, as jax.Array is
         if isinstance(array, kind):
             return backend
-    return state.active if state.active.array_type is np.ndarray else state.backends["numpy"]
+    return _host_backend()
 
 
 _ndarray = np.ndarray
@@ -265,10 +318,10 @@ def kernel(
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         text = note or (function.__doc__ or "").strip().split("\n")[0]
         k = Kernel(primitive, backend, function, when, dtypes, text, out, tolerance)
-        if backend in state.backends:
-            _add(state.backends[backend], k)
+        if backend in backends:
+            _add(backends[backend], k)
         else:
-            state.pending.setdefault(backend, []).append(k)
+            _pending.setdefault(backend, []).append(k)
         return function
 
     return add
@@ -276,63 +329,62 @@ def kernel(
 
 def _add(backend: Backend, k: Kernel) -> None:
     backend.kernels.setdefault(k.primitive, []).insert(0, k)
-    _changed()
+    changed()
 
 
 def unregister_kernel(function: Callable[..., Any]) -> None:
     """Take back every registration of ``function`` (tests and interactive work)."""
-    for backend in state.backends.values():
+    for backend in backends.values():
         for name in list(backend.kernels):
             left = [k for k in backend.kernels[name] if k.function is not function]
             if left:
                 backend.kernels[name] = left
             else:
                 del backend.kernels[name]
-    _changed()
+    changed()
 
 
 def explain(primitive: str | None = None, backend: str | None = None) -> list[dict[str, str]]:
     """Per primitive (all of them, or one), what serves it on ``backend`` (the active one) and under which condition.
 
     Returns rows with the keys ``primitive``, ``backend``, ``served_by``, ``dtypes``, ``when``, ``note``; the last
-    row of each primitive is the reference, which serves whatever the kernels above it decline.
+    row of each primitive is its formula, which serves whatever the kernels above it decline.
     """
-    from minidl.ops import primitives
-
-    chosen = load(backend) if backend else state.active
+    chosen = load(backend) if backend else current().backend
     names = [primitive] if primitive else sorted(primitives)
     rows = []
     for name in names:
         if name not in primitives:
             raise BackendError(f"no primitive is called {name!r}")
-        for k in chosen.kernels.get(name, []):
+        kernels = serving(chosen, name)
+        for k in kernels:
             rows.append(
                 {
                     "primitive": name,
-                    "backend": chosen.name,
+                    "backend": k.backend,
                     "served_by": k.label,
                     "dtypes": ", ".join(k.dtypes),
                     "when": k.condition,
                     "note": k.note,
                 }
             )
-        reason = "no kernel registered" if name not in chosen.kernels else "when no kernel above accepts the call"
+        reason = "when no kernel above accepts the call" if kernels else "no kernel registered"
         rows.append(
             {
                 "primitive": name,
                 "backend": chosen.name,
                 "served_by": f"reference ({chosen.xp.__name__})",
                 "dtypes": "",
-                "when": "always" if name not in chosen.kernels else "otherwise",
-                "note": reason if chosen.name != "numpy" else "the reference itself",
+                "when": "otherwise" if kernels else "always",
+                "note": reason if chosen.name != "numpy" or kernels else "the reference itself",
             }
         )
     return rows
 
 
 def apply_environment() -> None:
-    """Honour ``MINIDL_BACKEND`` (called once, when :mod:`minidl` is imported)."""
+    """Honour ``MINIDL_BACKEND`` and ``MINIDL_STRICT`` (called once, when :mod:`minidl` is imported)."""
     wanted = os.environ.get("MINIDL_BACKEND")
     if wanted and wanted != "numpy":
         set_backend(wanted)
-    state.strict = os.environ.get("MINIDL_STRICT", "") not in ("", "0")
+    set_strict(os.environ.get("MINIDL_STRICT", "") not in ("", "0"))

@@ -1,6 +1,9 @@
-"""What changes from run to run of a captured step: numbers to ask for again, and arrays kept in other places.
+"""How ``minidl.jit`` watches a step: a few hooks, which do nothing while no step is being captured.
 
-Outside a capture (:mod:`minidl.jit`) all of this does nothing.
+Everything below the compiler that a captured program has to know of is told to the context's :class:`Tracer` through
+the functions of this file: values that reach Python (:func:`leaving`), memory that takes over values
+(:func:`assigning`, :func:`replaced`), numbers that change from run to run (:func:`live`), and settings that the program
+holds for (:func:`guard`).
 """
 
 from __future__ import annotations
@@ -8,7 +11,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minidl.core.registry import state
+from minidl.core.context import current
+
+
+class Tracer:
+    """What is told of a step while it runs. This one only passes everything on."""
+
+    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, Any, dict], Any]) -> Any:
+        """Called in place of ``compute(prim, arrays, params)``."""
+        return compute(prim, arrays, params)
+
+    def leaving(self, what: str) -> None:
+        """A tensor's values are about to reach Python."""
+
+    def knows(self, array: Any) -> bool:
+        """Must a new tensor hold this very array, rather than a copy?"""
+        return False
+
+    def assigning(self, tensor: Any, value: Any) -> None:
+        """``tensor``'s memory takes over the values of ``value`` (an array or a Python number)."""
+
+    def replaced(self, old: Any, new: Any, cell: Cell) -> None:
+        """The place ``cell`` held the array ``old`` and now holds ``new``."""
+
+    def guard(self, read: Callable[[], Any]) -> None:
+        """The step holds only as long as ``read()`` gives what it gives now."""
+
+    def live(self, read: Callable[[], Any]) -> Any:
+        """``read()``, as a number that replays ask for again."""
+        return read()
 
 
 class Live:
@@ -28,31 +59,6 @@ class LiveInt(Live, int):
     """An int that is read anew at each replay."""
 
 
-def capturing() -> bool:
-    """Is a step being captured?"""
-    return state.tracer is not None
-
-
-def live(read: Callable[[], Any]) -> Any:
-    """``read()``; and, if a step is being captured, note that replays must call ``read`` again.
-
-    ``read`` is called once per run of the step, so it may advance a counter.
-    """
-    value = read()
-    if state.tracer is None:
-        return value
-    number = (LiveInt if isinstance(value, int) else LiveFloat)(value)
-    number.read = read
-    return number
-
-
-def guard(read: Callable[[], Any]) -> None:
-    """Note that the captured step holds only as long as ``read()`` gives what it gives now: a mode, a constant of an
-    update rule. Where it gives something else the step is captured anew."""
-    if state.tracer is not None:
-        state.tracer.guards.append((read, read()))
-
-
 class Cell:
     """A place that holds an array: how a captured step finds the array again, and puts a new one there."""
 
@@ -60,7 +66,41 @@ class Cell:
         self.get, self.put = get, put
 
 
+def capturing() -> bool:
+    """Is a step being captured?"""
+    return current().tracer is not None
+
+
+def live(read: Callable[[], Any]) -> Any:
+    """``read()``; replays of a captured step call ``read`` again, once each, so it may advance a counter."""
+    tracer = current().tracer
+    return read() if tracer is None else tracer.live(read)
+
+
+def guard(read: Callable[[], Any]) -> None:
+    """A step that is being captured holds only as long as ``read()`` gives what it gives now: a mode, a constant of an
+    update rule. Where it gives something else, the step is captured anew."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.guard(read)
+
+
+def leaving(what: str) -> None:
+    """A tensor's values are about to reach Python, by ``what``; no captured step may depend on them."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.leaving(what)
+
+
+def assigning(tensor: Any, value: Any) -> None:
+    """``tensor``'s memory is about to take over the values of ``value`` (an array or a Python number)."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.assigning(tensor, value)
+
+
 def replaced(old: Any, new: Any, get: Callable[[], Any], put: Callable[[Any], None]) -> None:
-    """Note that the place described by ``get`` and ``put`` held the array ``old`` and now holds ``new``."""
-    if state.tracer is not None:
-        state.tracer.replace(old, new, Cell(get, put))
+    """The place described by ``get`` and ``put`` held the array ``old`` and now holds ``new``."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.replaced(old, new, Cell(get, put))

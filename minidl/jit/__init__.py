@@ -11,9 +11,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from minidl.core.errors import CaptureError
 from minidl.core.trace import Live
 from minidl.jit.api import JitFunction, jit
-from minidl.jit.capture import CaptureError
 from minidl.jit.program import Program
 
 __all__ = ["CaptureError", "JitFunction", "Live", "Program", "jit"]

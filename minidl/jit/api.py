@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.backward import mode
+from minidl.core.context import current
+from minidl.core.dispatch import run
 from minidl.core.registry import get_backend
 from minidl.core.tensor import Tensor
 from minidl.core.trace import Live
@@ -68,7 +69,12 @@ class JitFunction:
         leaves: list[Tensor] = []
         structure = flatten((args, kwargs), leaves)
         backend = get_backend()
-        key = (structure, tuple((t.shape, t.dtype.str, t.requires_grad) for t in leaves), mode.enabled, backend.name)
+        key = (
+            structure,
+            tuple((t.shape, t.dtype.str, t.requires_grad) for t in leaves),
+            current().recording,
+            backend.name,
+        )
         try:
             entries = self._cache.setdefault(key, [])
         except TypeError:
@@ -97,7 +103,7 @@ class JitFunction:
 
         program, results = capture(run, leaves)
         program = simplify(program)
-        compiled = backend.compile(program) if hasattr(backend, "compile") else Interpreter(program)
+        compiled = backend.compile(program) or Interpreter(program)
         entries.insert(0, (program, found["structure"], compiled))
         del entries[VARIANTS:]
         return unflatten(found["structure"], iter([t.detach() for t in results]))
@@ -152,7 +158,7 @@ class Interpreter:
             return x
 
         for i, step in enumerate(self.program.steps):
-            out = step.prim.run([now(x) for x in step.inputs], {k: now(p) for k, p in step.params.items()})
+            out = run(step.prim, [now(x) for x in step.inputs], {k: now(p) for k, p in step.params.items()})
             for v, o in zip(step.outputs, out if isinstance(out, tuple) else (out,)):
                 env[v.number] = o if hasattr(o, "dtype") and not isinstance(o, np.generic) else np.asarray(o)
             for v in {v.number for v in step.values}:

@@ -1,6 +1,6 @@
 """Running a step while noting every primitive that it calls.
 
-All primitives, on arrays or on Tensors, go through ``Primitive.run``, which reports to the tracer set here. The
+All primitives, on arrays or on Tensors, go through :func:`minidl.core.dispatch.run`, which reports to the tracer set here. The
 backward pass runs its rules on Tensors meanwhile, so that the operators in them are primitives, too. An array is
 known by its identity. One that no noted primitive made is external: it is read again at each replay, from the array
 itself, or from the Tensor that owned it. So that nothing is computed behind the tracer's back and taken for a constant,
@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.backward import mode
-from minidl.core.registry import state
-from minidl.core.trace import Cell
+from minidl.core.context import current, using
+from minidl.core.errors import CaptureError
+from minidl.core.registry import primitives
+from minidl.core.trace import Cell, LiveFloat, LiveInt
+from minidl.core.trace import Tracer as Passive
 from minidl.jit.program import Program, Step, Value
-
-
-class CaptureError(RuntimeError):
-    """The step does something that a captured program could not repeat."""
 
 
 class TracedArray(np.ndarray):
@@ -48,16 +46,16 @@ def _traced(array: Any) -> Any:
 
 
 def _refuse(what: str) -> None:
-    tracer = state.tracer
-    if tracer is not None and tracer.outside_primitives():
+    tracer = current().tracer
+    if isinstance(tracer, Tracer) and tracer.outside_primitives():
         raise CaptureError(
             f"jit: {what} was called on the array of a tensor while the step is being captured; its result would be a "
             "constant of the captured program. Use the operations of minidl.ops inside a jitted step"
         )
 
 
-class Tracer:
-    """Collects a :class:`Program` from the calls that ``Primitive.run`` reports."""
+class Tracer(Passive):
+    """Collects a :class:`Program` from the calls that :func:`minidl.core.dispatch.run` reports."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -122,14 +120,13 @@ class Tracer:
             )
         return self.new_value(array, "external")
 
-    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, dict], Any]) -> Any:
-        """Called by ``Primitive.run`` instead of ``compute(arrays, params)``."""
+    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, Any, dict], Any]) -> Any:
         if not self.outside_primitives():
-            return compute(arrays, params)
+            return compute(prim, arrays, params)
         inputs = [self.value_of(a, prim) if _is_array(a) else a for a in arrays]
         self.depth += 1
         try:
-            out = compute([plain(a) for a in arrays], params)
+            out = compute(prim, [plain(a) for a in arrays], params)
         finally:
             self.depth -= 1
         outs = out if isinstance(out, tuple) else (out,)
@@ -139,23 +136,19 @@ class Tracer:
         self.steps.append(Step(prim, inputs, dict(params), [self.new_value(o, "computed") for o in outs]))
         return outs if isinstance(out, tuple) else outs[0]
 
-    def assign(self, tensor: Any, value: Any) -> None:
-        """``tensor``'s memory takes over the values of ``value`` (an array or a Python number)."""
-        from minidl import ops
-
+    def assigning(self, tensor: Any, value: Any) -> None:
         target = tensor.data
         if not _is_array(value):
             value = np.asarray(value, target.dtype)
         made = self.by_id.get(id(value)) or self.new_value(value, "external")
         if made.shape != tuple(target.shape):
-            made = self._step(ops.broadcast_to, made, value, {"shape": tuple(target.shape)})
+            made = self._step(primitives["broadcast_to"], made, value, {"shape": tuple(target.shape)})
         if made.dtype != target.dtype:
-            made = self._step(ops.astype, made, value, {"dtype": np.dtype(target.dtype)})
+            made = self._step(primitives["astype"], made, value, {"dtype": np.dtype(target.dtype)})
         self._update(target, made, Cell(lambda: tensor.data, tensor.assign_))
         self.by_id[id(target)] = made
 
-    def replace(self, old: Any, new: Any, cell: Cell) -> None:
-        """The place ``cell`` held the array ``old`` and now holds ``new``."""
+    def replaced(self, old: Any, new: Any, cell: Cell) -> None:
         self._update(old, self.by_id.get(id(new)) or self.new_value(new, "external"), cell)
         self.cells.append(cell)
 
@@ -184,8 +177,16 @@ class Tracer:
             if type(cell.get()) is TracedArray:
                 cell.put(plain(cell.get()))
 
-    def leak(self, what: str) -> None:
-        """Called where a Tensor's values are about to reach Python."""
+    def guard(self, read: Callable[[], Any]) -> None:
+        self.guards.append((read, read()))
+
+    def live(self, read: Callable[[], Any]) -> Any:
+        value = read()
+        number = (LiveInt if isinstance(value, int) else LiveFloat)(value)
+        number.read = read
+        return number
+
+    def leaving(self, what: str) -> None:
         if self.outside_primitives():
             raise CaptureError(
                 f"jit: {what} needs a value while the step is being captured, but a captured step cannot depend on "
@@ -213,22 +214,18 @@ def capture(run: Callable[[], list], arguments: list) -> tuple[Program, list]:
 
     Returns the program and what ``run`` returned.
     """
-    if state.tracer is not None:
+    if current().tracer is not None:
         raise CaptureError("jit: a jitted function was called for the first time inside another one's capture")
     tracer = Tracer()
     originals = [t.data for t in arguments]
     for t in arguments:
         t.data = _traced(t.data)
         tracer.inputs.append(tracer.new_value(t.data, "input"))
-    before = mode.observer, mode.trace_backward
-    mode.observer, mode.trace_backward = tracer.observe, True
-    state.tracer = tracer
     try:
-        results = run()
+        with using(tracer=tracer, observer=tracer.observe, trace_backward=True):
+            results = run()
         returned = [tracer.by_id.get(id(t.data)) or tracer.new_value(t.data, "external") for t in results]
     finally:
-        state.tracer = None
-        mode.observer, mode.trace_backward = before
         for t, array in zip(arguments, originals):
             t.data = array
         tracer.release()

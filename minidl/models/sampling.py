@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import no_grad
+from minidl.core.context import no_grad
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn.module import Module

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.autograd import is_grad_enabled
-from minidl.core.primitive import default_dtype
+from minidl.core.context import is_grad_enabled
+from minidl.core.dtypes import default_dtype
 from minidl.core.registry import backend_of
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.core.primitive import default_dtype
+from minidl.core.dtypes import default_dtype
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.conv import int_tuple

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import ops
-from minidl.core.primitive import Traced, describe
+from minidl.core.errors import describe
+from minidl.core.graph import Traced
 from minidl.core.registry import namespace
 from minidl.nn.module import Module
 from minidl.random import default_generator

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import default_dtype
+from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes

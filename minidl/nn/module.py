@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl.core.dtypes import is_dtype_name
 from minidl.core.hooks import HookHandle
 from minidl.core.primitive import primitive
-from minidl.core.registry import state, to_numpy
-from minidl.core.tensor import Tensor, is_dtype_name
+from minidl.core.registry import to_numpy
+from minidl.core.tensor import Tensor
 from minidl.core.trace import guard
 
 
@@ -87,8 +88,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.tracer is not None:
-            guard(lambda: self.training)
+        guard(lambda: self.training)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         return self._call_with_hooks(args, kwargs)

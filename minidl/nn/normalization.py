@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.core.backward import no_grad
-from minidl.core.primitive import default_dtype
+from minidl.core.context import no_grad
+from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor
 from minidl.nn.module import Module, Parameter
 

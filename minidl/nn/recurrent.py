@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl import ops
-from minidl.core.primitive import default_dtype
+from minidl.core.dtypes import default_dtype
 from minidl.core.registry import backend_of
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.backward import mode, no_grad
+from minidl.core.context import no_grad, using
 from minidl.core.primitive import Primitive
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn.module import Module
@@ -222,13 +222,11 @@ def summary(module: Module, *inputs: Any, dtype: Any = None) -> Summary:
     handles = []
     for m in module.modules():
         handles += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
-    before, mode.observer = mode.observer, observe
     try:
         module.eval()
-        with no_grad():
+        with no_grad(), using(observer=observe):
             module(*args)
     finally:
-        mode.observer = before
         for h in handles:
             h.remove()
         for m in module.modules():

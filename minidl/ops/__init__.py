@@ -1,13 +1,12 @@
 """Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
 
-from minidl.core.primitive import (
-    Primitive,
-    default_dtype,
-    describe,
-    primitive,
-    primitives,
-    set_default_dtype,
-)
+import inspect
+
+from minidl.core.dtypes import default_dtype, set_default_dtype
+from minidl.core.errors import describe
+from minidl.core.primitive import Primitive, primitive
+from minidl.core.registry import primitives
+from minidl.core.spelling import both_spellings
 from minidl.ops.activation import (
     elu,
     gelu,
@@ -262,3 +261,15 @@ from minidl.ops.shape import (
     unbind,
     unsqueeze,
 )
+
+
+def _accept_both_spellings() -> None:
+    """PyTorch's ``dim`` and ``keepdim`` beside ``axis`` and ``keepdims``, for the functions that are no primitives."""
+    for name, value in list(globals().items()):
+        if inspect.isfunction(value) and value.__module__.startswith("minidl.ops."):
+            globals()[name] = both_spellings(value)
+
+
+_accept_both_spellings()
+
+from minidl.ops import methods as _methods  # noqa: E402  (puts operators and methods on Tensor)

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import Primitive, Traced, describe, primitive
+from minidl.core.errors import describe
+from minidl.core.graph import Traced
+from minidl.core.primitive import Primitive, primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs, astype, exp, logical_and, minimum, special_namespace, where
 from minidl.ops.reduction import sum
@@ -24,7 +26,7 @@ from minidl.ops.shape import chunk, concat, reshape
 
 
 def _recording() -> bool:
-    from minidl.core.backward import is_grad_enabled  # which imports this package
+    from minidl.core.context import is_grad_enabled  # which imports this package
 
     return is_grad_enabled()
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive, result_dtype
+from minidl.core.dtypes import result_dtype
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import backend_of, namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, log, sum_to, where, zeros_like
 from minidl.ops.linalg import matmul

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import Traced, describe, primitive
+from minidl.core.errors import describe
+from minidl.core.graph import Traced
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.trace import capturing
 from minidl.ops.elementwise import astype, equal, less, maximum, where

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import broadcast_to, sum_to
 from minidl.ops.shape import reshape

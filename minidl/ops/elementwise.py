@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import primitive, quiet, result_dtype
+from minidl.core.dtypes import result_dtype
+from minidl.core.primitive import primitive, quiet
 from minidl.core.registry import namespace, to_numpy
 
 

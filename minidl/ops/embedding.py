@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import where, zeros_like
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import Traced, primitive
+from minidl.core.graph import Traced
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 
 

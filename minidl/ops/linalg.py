@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs as absolute
 from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where

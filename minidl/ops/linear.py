@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import permute, reshape, unsqueeze

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import Traced, describe, primitive
+from minidl.core.errors import describe
+from minidl.core.graph import Traced
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
 from minidl.ops.elementwise import (

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.conv import int_tuple

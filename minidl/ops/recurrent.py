@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.ops.activation import tanh
 from minidl.ops.elementwise import copy, maximum, where

@@ -6,7 +6,8 @@ import builtins
 
 import numpy as np
 
-from minidl.core.primitive import Traced, primitive
+from minidl.core.graph import Traced
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
 from minidl.ops.shape import flip, normalize_axis, reshape

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minidl.core.primitive import describe, primitive
+from minidl.core.errors import describe
+from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import broadcast_to
 

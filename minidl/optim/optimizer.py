@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import enable_grad
+from minidl.core.context import enable_grad
 from minidl.core.primitive import Primitive
 from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.core.tensor import Tensor

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.registry import Backend, BackendError, Kernel, load, use_backend
+from minidl.core.errors import BackendError
+from minidl.core.registry import Backend, Kernel, load, use_backend
 from minidl.ops import primitives
 from minidl.testing import strategies
 from minidl.testing.conformance import Mismatch, _Examiner, _expected, _tuple

@@ -39,7 +39,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.registry import Backend, BackendError, Kernel, load, state, use_backend
+from minidl.core.dispatch import run
+from minidl.core.errors import BackendError
+from minidl.core.registry import Backend, Kernel, changed, load, use_backend
 from minidl.ops import primitives
 from minidl.testing import replay as replaying
 from minidl.testing import strategies
@@ -194,8 +196,7 @@ def _only(backend: Backend, k: Kernel) -> Iterator[None]:
     """Inside, the backend is active and has this kernel alone for the primitive: a shadowed one is checked, too."""
     before = backend.kernels.get(k.primitive)
     backend.kernels[k.primitive] = [] if k.function is primitives[k.primitive].reference else [k]
-    for notify in state.on_change:
-        notify()
+    changed()
     try:
         with use_backend(backend, strict=False):
             yield
@@ -204,8 +205,7 @@ def _only(backend: Backend, k: Kernel) -> Iterator[None]:
             del backend.kernels[k.primitive]
         else:
             backend.kernels[k.primitive] = before
-        for notify in state.on_change:
-            notify()
+        changed()
 
 
 def _try(examiner: _Examiner, case: Case, report: Report, threads: bool = False) -> bool:
@@ -558,7 +558,7 @@ class _Examiner:
     def check_fallback(self, case: Case, args: list, expected: _Expected, odd: bool) -> None:
         try:
             with use_backend(self.backend, strict=False), np.errstate(all="ignore"):
-                found = _tuple(self.prim.run(args, dict(case.params)))
+                found = _tuple(run(self.prim, args, dict(case.params)))
         except Exception as error:
             raise Mismatch("predicate", f"it said no, and then {type(error).__name__}: {error}") from error
         self.check_values("predicate", found, expected, odd)

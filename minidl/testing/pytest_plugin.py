@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.core.registry import BackendError, load
+from minidl.core.errors import BackendError
+from minidl.core.registry import load
 from minidl.testing.conformance import check
 
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.registry import Backend, state, use_backend
+from minidl.core.context import using
+from minidl.core.registry import Backend, use_backend
+from minidl.core.trace import Tracer
 from minidl.ops import primitives
 from minidl.testing.replay import Case, is_float
 
@@ -461,34 +463,23 @@ def parent_of(name: str) -> str | None:
     return None
 
 
-class Recorder:
+class Recorder(Tracer):
     """A tracer that only notes which primitives ran, with what."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list, dict]] = []
 
-    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, dict], Any]) -> Any:
+    def run(self, prim: Any, arrays: Any, params: dict, compute: Callable[[Any, Any, dict], Any]) -> Any:
         self.calls.append((prim.name, list(arrays), dict(params)))
-        return compute(arrays, params)
-
-    def knows(self, array: Any) -> bool:
-        return False
-
-    def ignore(self, *what: Any) -> None:
-        """What jit has to look after, values taken out of the graph and put into it, does not matter here."""
-
-    leak = assign = replace = ignore
+        return compute(prim, arrays, params)
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[Recorder]:
     """Inside, every primitive that runs is noted in the recorder given."""
-    before, recorder = state.tracer, Recorder()
-    try:
-        state.tracer = recorder
+    recorder = Recorder()
+    with using(tracer=recorder):
         yield recorder
-    finally:
-        state.tracer = before
 
 
 _REFERENCES = Backend()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl import nn, optim
-from minidl.core.primitive import default_dtype
+from minidl.core.dtypes import default_dtype
 from minidl.data import ArrayDataset, DataLoader
 from minidl.train import metrics as metric_names
 from minidl.train import trainer

@@ -77,7 +77,7 @@ class MeanLoss(Mean):
 
     def update(self, output: Any, target: Any) -> None:
         from minidl import as_tensor
-        from minidl.autograd import no_grad
+        from minidl.core.context import no_grad
 
         with no_grad():
             value = self.loss(as_tensor(output), as_tensor(target))

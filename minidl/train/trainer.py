@@ -19,7 +19,7 @@ import numpy as np
 import minidl
 import minidl.random
 from minidl import serialization
-from minidl.autograd import no_grad
+from minidl.core.context import no_grad
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.optim import ExponentialMovingAverage, clip_grad_norm_, clip_grad_value_
 from minidl.optim.lr_scheduler import ReduceLROnPlateau

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minidl.core.dispatch import run
 from minidl.core.trace import Live
 from minidl.jit.program import Program, Value
 from minidl_kernels.jax.mesh import active_mesh, split_sharding, whole_sharding
@@ -50,7 +51,7 @@ class LoweredProgram:
             return now[id(x)] if isinstance(x, Live) else x
 
         for step in self.program.steps:
-            out = step.prim.run([look(x) for x in step.inputs], {k: look(p) for k, p in step.params.items()})
+            out = run(step.prim, [look(x) for x in step.inputs], {k: look(p) for k, p in step.params.items()})
             for v, o in zip(step.outputs, out if isinstance(out, tuple) else (out,)):
                 env[v.number] = jnp.asarray(o)
         return [env[v.number] for v in self.program.results], [env[v.number] for _, v in self.program.updates]

@@ -16,6 +16,7 @@ class NumbaBackend(Backend):
 
     name = "numba"
     device = "cpu"
+    parent = "numpy"
     priority = 10
 
     def info(self) -> dict[str, Any]:

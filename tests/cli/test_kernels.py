@@ -27,7 +27,7 @@ def mine():
         backend.kernels[name] = [Kernel(name, "mine", function, dtypes=("float32",), note="a note")]
     registry.register(backend)
     yield backend
-    del registry.state.backends["mine"]
+    del registry.backends["mine"]
 
 
 def test_list(mine, capsys):
@@ -130,5 +130,5 @@ def test_kernel_registered_before_its_backend_is_loaded_is_asked_first(monkeypat
     try:
         assert [k.function for k in registry.load("late").kernels["relu"]] == [ours, theirs]
     finally:
-        registry.state.backends.pop("late", None)
-        registry.state.pending.pop("late", None)
+        registry.backends.pop("late", None)
+        registry._pending.pop("late", None)

@@ -26,7 +26,8 @@ from minidl.backend import (
     to_numpy,
     unregister_kernel,
 )
-from minidl.core.registry import state
+from minidl.core import registry
+from minidl.core.context import current
 
 
 class Toy(Backend):
@@ -65,14 +66,14 @@ def toy():
 def device():
     backend = register(ToyDevice())
     yield backend
-    del state.device_types[ToyArray]
+    del registry.device_types[ToyArray]
     _forget("toydevice")
 
 
 def _forget(name):
     set_backend("numpy")
-    state.backends.pop(name, None)
-    state.pending.pop(name, None)
+    registry.backends.pop(name, None)
+    registry._pending.pop(name, None)
 
 
 def test_the_default_is_numpy():
@@ -171,7 +172,7 @@ def test_strict_mode_makes_falling_back_an_error(toy):
             ops.sin(Tensor([0.0]))
         with pytest.raises(BackendError, match="add"):
             Tensor([0.0]) + 1.0
-    assert not state.strict
+    assert not current().strict
     Tensor([0.0]) + 1.0
     set_strict(True)
     Tensor([0.0]) + 1.0  # on numpy the reference is the kernel
@@ -180,7 +181,7 @@ def test_strict_mode_makes_falling_back_an_error(toy):
 def test_use_backend_restores_after_an_error(toy):
     with pytest.raises(ZeroDivisionError), use_backend("toy", strict=True):
         raise ZeroDivisionError
-    assert get_backend().name == "numpy" and not state.strict
+    assert get_backend().name == "numpy" and not current().strict
 
 
 def test_unknown_and_broken_backends_say_why(monkeypatch):
@@ -321,7 +322,7 @@ def _python(code, **environment):
 
 
 def test_environment_variables():
-    code = "import minidl; from minidl.core.registry import state; print(state.active.name, state.strict)"
+    code = "import minidl; from minidl.core.context import current; print(current().backend.name, current().strict)"
     assert _python(code, MINIDL_BACKEND="numpy").stdout.split() == ["numpy", "False"]
     assert _python(code, MINIDL_STRICT="1").stdout.split() == ["numpy", "True"]
     failed = _python(code, MINIDL_BACKEND="nonsense")

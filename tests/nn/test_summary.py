@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, nn
-from minidl.core.backward import mode
+from minidl.core.context import current
 
 
 def rows(module, *inputs):
@@ -76,11 +76,11 @@ def test_it_changes_nothing():
     for k, v in net.state_dict().items():
         np.testing.assert_array_equal(v.detach(), before[k])
     assert net.training and net[0].training and not net[2].training
-    assert mode.observer is None
+    assert current().observer is None
     assert net[0]._hooks is None or not net[0]._hooks.pre
     with pytest.raises(ValueError):
         net.summary((5, 7))
-    assert mode.observer is None and net.training
+    assert current().observer is None and net.training
 
 
 def test_inputs():

@@ -162,7 +162,7 @@ def test_the_primitives_run_on_jax_arrays():
     class Jax(registry.Backend):
         name, array_type, xp = "jax-for-this-test", type(jnp.zeros(1)), jnp
 
-    before = dict(registry.state.device_types), dict(registry.state.backends)
+    before = dict(registry.device_types), dict(registry.backends)
     try:
         registry.register(Jax())
         rng = np.random.default_rng(4)
@@ -179,7 +179,9 @@ def test_the_primitives_run_on_jax_arrays():
             expected = prim(out, a, **more, **params)
             np.testing.assert_allclose(prim(got, jnp.asarray(a), **more, **params), expected, rtol=1e-4, atol=1e-4)
     finally:
-        registry.state.device_types, registry.state.backends = before
+        for now, then in zip((registry.device_types, registry.backends), before):
+            now.clear()
+            now.update(then)
 
 
 def test_errors_name_the_operation_and_the_shapes():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minidl import ops
-from minidl.core.primitive import primitives
+from minidl.core.registry import primitives
 
 # primitive: required and optional state ("p" like the parameter, "0" a scalar), takes the step?, options
 UPDATES = {
@@ -76,7 +76,8 @@ def test_float32_is_near_float64(case, step):
 @pytest.mark.parametrize("case", UPDATES)
 def test_the_reference_compiles_on_jax(case, step):
     jax = pytest.importorskip("jax", reason="runs the references on jax.numpy")
-    from minidl.core.registry import BackendError, load
+    from minidl.core.errors import BackendError
+    from minidl.core.registry import load
 
     try:
         load("jax")

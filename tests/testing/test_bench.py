@@ -33,7 +33,7 @@ def backends():
         made[name] = registry.register(backend)
     yield made
     for name in made:
-        del registry.state.backends[name]
+        del registry.backends[name]
 
 
 def run(name, backends, **options):

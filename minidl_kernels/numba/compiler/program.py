@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.core.registry import state
+from minidl.core.dispatch import choose
+from minidl.core.registry import load
 from minidl.core.trace import Live
 from minidl.jit.program import Program, Step, Value
 from minidl_kernels.numba.compiler.fusion import FusedKernel, copy_kernel, group_steps
@@ -346,11 +347,9 @@ class _Update:
 
 
 def _implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]:
-    """The kernel that serves the step, as ``Primitive.run`` would choose it, and whether it takes ``out=``."""
-    for k in state.backends["numba"].kernels.get(step.prim.name, ()):
-        if k.when is None or k.when(*inputs, **step.params):
-            return k.function, getattr(k, "out", False)
-    return step.prim.reference, False
+    """What serves the step, and whether it takes ``out=``."""
+    k = choose(step.prim, load("numba"), inputs, step.params)
+    return (step.prim.reference, False) if k is None else (k.function, k.out)
 
 
 def _views(step: Step, source: np.ndarray) -> tuple[Any, ...]:

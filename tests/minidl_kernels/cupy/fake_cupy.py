@@ -350,15 +350,15 @@ def special() -> types.ModuleType:
 
 def _forget_backend() -> None:
     """Take out the cupy backend and its modules, whichever CuPy they were loaded with."""
-    from minidl.core.registry import state
+    from minidl.core import registry
 
     for name in [n for n in sys.modules if n.startswith("minidl_kernels.cupy.")]:
         if name != "minidl_kernels.cupy.source":
             del sys.modules[name]
-    backend = state.backends.pop("cupy", None)
+    backend = registry.backends.pop("cupy", None)
     if backend is not None:
-        state.device_types.pop(backend.array_type, None)
-    state.failures.pop("cupy", None)
+        registry.device_types.pop(backend.array_type, None)
+    registry.failures.pop("cupy", None)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,15 @@ import types
 import numpy as np
 import pytest
 
-from minidl.core.registry import BackendError, load, state
+from minidl.core.errors import BackendError
+from minidl.core.registry import backends, load
 from minidl_kernels.cupy import make_backend
 from tests.minidl_kernels.cupy.fake_cupy import asarray, backend, needs_compiler  # noqa: F401
 
 
 def test_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.delitem(state.backends, "cupy", raising=False)
+    monkeypatch.delitem(backends, "cupy", raising=False)
     with pytest.raises(BackendError, match=r'the cupy backend needs CuPy: pip install "minidl\[cupy\]"'):
         load("cupy")
 

@@ -33,7 +33,7 @@ from minidl.core.tensor import Tensor, as_tensor, from_dlpack, tensor
 
 _registry.apply_environment()
 
-_SUBPACKAGES = {"cli", "data", "jit", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
+_SUBPACKAGES = {"backend", "cli", "data", "jit", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
 _ELSEWHERE = {
     "load": "minidl.serialization",
     "save": "minidl.serialization",

@@ -79,7 +79,7 @@ class Context:
         for name, value in fields.items():
             setattr(self, name, value)
         self.special = bool(self.anomaly or self.observer or self.nodes is not None)
-        choosing = self.strict and self.backend.parent is not None
+        choosing = self.strict and self.backend.name != "numpy"
         plain = self.fast and self.tracer is None and not self.special and not choosing
         self.direct = self.backend.direct if plain else _NOTHING
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from minidl.core import trace
-from minidl.core.context import current
 from minidl.core.graph import Node
 from minidl.core.primitive import Primitive
 from minidl.core.registry import backend_of, primitives, to_numpy
@@ -69,23 +68,6 @@ def _keep_old_value_for(self: Tensor, node: Node) -> None:
         old = primitives["copy"](self.detach())
         old._node, old._edge, old.requires_grad = self._node, self._edge, self.requires_grad
         node.saved = {i: old if t is self else t for i, t in kept.items()}
-
-
-def set_items(self: Tensor, index: Any, value: Any) -> None:
-    """``tensor[index] = value``."""
-    here = current()
-    recorded = here.recording and (self.requires_grad or getattr(value, "requires_grad", False))
-    if not recorded and type(self.data) is np.ndarray and here.tracer is None:
-        self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
-        self._bump()
-        return
-    become(self, primitives["setitem"](self, value, index), "index assignment")
-
-
-def _plain_index(index: Any) -> Any:
-    if isinstance(index, tuple):
-        return tuple(map(_plain_index, index))
-    return index.data if isinstance(index, Tensor) else index
 
 
 def _refuse_stale_view(g: Any) -> Any:

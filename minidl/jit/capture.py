@@ -1,8 +1,8 @@
 """Running a step while noting every primitive that it calls.
 
-All primitives, on arrays or on Tensors, go through :func:`minidl.core.dispatch.run`, which reports to the tracer set here. The
-backward pass runs its rules on Tensors meanwhile, so that the operators in them are primitives, too. An array is
-known by its identity. One that no noted primitive made is external: it is read again at each replay, from the array
+All primitives, on arrays or on Tensors, go through :func:`minidl.core.dispatch.run`, which reports to the tracer set
+here. The backward pass runs its rules on Tensors meanwhile, so that the operators in them are primitives, too. An array
+is known by its identity. One that no noted primitive made is external: it is read again at each replay, from the array
 itself, or from the Tensor that owned it. So that nothing is computed behind the tracer's back and taken for a constant,
 inputs and results are :class:`TracedArray` meanwhile, which NumPy's functions may not touch.
 """

@@ -13,6 +13,7 @@ import numpy as np
 
 from minidl import ops
 from minidl.core import views
+from minidl.core.context import current
 from minidl.core.dispatch import binary, unary
 from minidl.core.dtypes import is_dtype_name
 from minidl.core.graph import Traced
@@ -71,6 +72,12 @@ def _ints(values: tuple) -> tuple[int, ...]:
     return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
 
 
+def _plain_index(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(map(_plain_index, index))
+    return index.data if isinstance(index, Tensor) else index
+
+
 class Methods(Traced):
     """What this file gives to Tensor."""
 
@@ -108,7 +115,14 @@ class Methods(Traced):
     def __getitem__(self, index: Any) -> Tensor:
         return ops.getitem(self, index)
 
-    __setitem__ = views.set_items
+    def __setitem__(self, index: Any, value: Any) -> None:
+        here = current()
+        recorded = here.recording and (self.requires_grad or getattr(value, "requires_grad", False))
+        if not recorded and type(self.data) is np.ndarray and here.tracer is None:
+            self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
+            self._bump()
+        else:
+            views.become(self, ops.setitem(self, value, index), "index assignment")
 
     # Changes in place
 
@@ -243,12 +257,12 @@ def _install() -> None:
             "__static_attributes__",
         ):
             continue
+        if callable(value) and not value.__doc__:
+            value.__doc__ = getattr(ops, name, value).__doc__
         if isinstance(value, ops.Primitive):
             value = _same_name(value)
         elif callable(value) and not name.startswith("__"):
             value = both_spellings(value)
-        if callable(value) and not value.__doc__:
-            value.__doc__ = getattr(ops, name, value).__doc__
         setattr(Tensor, name, value)
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from minidl.backend import (
     to_numpy,
     unregister_kernel,
 )
-from minidl.core import registry
+from minidl.core import context, registry
 from minidl.core.context import current
 
 
@@ -329,13 +330,53 @@ def test_environment_variables():
     assert failed.returncode != 0 and "unknown backend 'nonsense'" in failed.stderr
 
 
-def test_threads_see_the_same_backend(toy):
-    names = []
-    with use_backend("toy"):
-        thread = threading.Thread(target=lambda: names.append(get_backend().name))
-        thread.start()
-        thread.join()
-    assert names == ["toy"]
+def _in_a_thread(function):
+    """What ``function`` returns in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_new_thread_starts_with_the_choices_of_the_process(toy):
+    set_backend("toy")
+    set_strict(True)
+    assert _in_a_thread(lambda: (get_backend().name, current().strict)) == ("toy", True)
+    with use_backend("numpy", strict=False), minidl.no_grad():
+        assert _in_a_thread(lambda: (get_backend().name, current().strict, minidl.is_grad_enabled())) == (
+            "toy", True, True,
+        )  # fmt: skip
+        set_backend("numpy")  # for the rest of the block
+        assert _in_a_thread(lambda: get_backend().name) == "toy"
+    assert get_backend().name == "toy"
+
+
+def test_what_is_set_in_a_block_of_another_kind_stays():
+    with minidl.no_grad():
+        set_strict(True)
+    assert current().strict and minidl.is_grad_enabled() and current() is context.process
+
+
+def test_threads_do_not_disturb_each_other(toy):
+    """Two threads, each with its own backend, modes and seed, that take turns."""
+    turns = threading.Barrier(2, timeout=30)
+
+    def work(name, strict, recording, seed):
+        seen = []
+        for _ in range(20):
+            with use_backend(name, strict=strict), minidl.enable_grad() if recording else minidl.no_grad():
+                turns.wait()
+                generator = minidl.manual_seed(seed)
+                turns.wait()
+                seen.append((get_backend().name, current().strict, minidl.is_grad_enabled(), generator.bits(1)[0]))
+                turns.wait()
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(work, "toy", True, True, 1)
+        second = pool.submit(work, "numpy", False, False, 2)
+    bits = [minidl.Generator(seed).bits(1)[0] for seed in (1, 2)]
+    assert first.result() == [("toy", True, True, bits[0])] * 20
+    assert second.result() == [("numpy", False, False, bits[1])] * 20
+    assert get_backend().name == "numpy" and not current().strict and minidl.is_grad_enabled()
 
 
 def test_dir_lists_only_what_is_there():

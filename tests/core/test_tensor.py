@@ -369,7 +369,7 @@ def test_conversions():
         (lambda: ops.pad(Tensor(np.zeros(2)), widths=(1,)), ["pad", "(1,)", "float64[2]"]),
         (lambda: ops.gather(Tensor(np.zeros((2, 3))), 0, axis=0), ["gather", "number", "float64[2, 3], 0"]),
         (lambda: ops.relu("abc"), ["relu", "'abc'", "Tensors"]),
-        (lambda: ops.sum(Tensor(np.zeros(2)), dim=0), ["sum(x, *, axis=None", "'dim'"]),
+        (lambda: ops.sum(Tensor(np.zeros(2)), axle=0), ["sum(x, *, axis=None", "'axle'"]),
         (lambda: Tensor([[1.0], [1.0, 2.0]]), ["Tensor", "inhomogeneous"]),
     ],
 )

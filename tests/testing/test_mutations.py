@@ -512,4 +512,4 @@ def test_smallest_failing_case_is_small_saved_and_replayed(tmp_path):
         assert now.ok
     finally:
         del numpy_backend.kernels["conv2d"]
-        registry._changed()
+        registry.changed()

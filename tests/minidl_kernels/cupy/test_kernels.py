@@ -6,6 +6,7 @@ import pytest
 import minidl
 from minidl import nn, ops, optim
 from minidl.backend import use_backend
+from minidl.core import dispatch
 from minidl.ops import primitives
 from minidl.testing import conformance
 from tests.minidl_kernels.cupy.fake_cupy import asarray, asnumpy, backend, launches, needs_compiler  # noqa: F401
@@ -52,7 +53,7 @@ def both(backend, name, args, params, dtype):  # noqa: F811
     args = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
     with use_backend(backend, strict=True):
         count = len(launches)
-        found = primitives[name].run([asarray(a) if isinstance(a, np.ndarray) else a for a in args], params)
+        found = dispatch.run(primitives[name], [asarray(a) if isinstance(a, np.ndarray) else a for a in args], params)
         assert len(launches) > count, "no kernel ran"
     wide = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind in "fV" else a for a in args]
     expected = primitives[name].reference(*wide, **params)
@@ -152,9 +153,13 @@ def test_bits_are_the_references(backend, key, offset, size, rng):  # noqa: F811
 def test_a_class_out_of_range_makes_the_loss_nan(backend, rng):  # noqa: F811
     logits, target = asarray(rng.normal(size=(3, 4)).astype(np.float32)), asarray(np.array([0, 4, 1]))
     with use_backend(backend, strict=True):
-        loss, top, logsum, total = primitives["cross_entropy"].run([logits, target, None], {"reduction": "none"})
-        dx = primitives["cross_entropy_grad"].run(
-            [asarray(np.ones(3, np.float32)), logits, target, top, logsum, total, None], {"reduction": "none"}
+        loss, top, logsum, total = dispatch.run(
+            primitives["cross_entropy"], [logits, target, None], {"reduction": "none"}
+        )
+        dx = dispatch.run(
+            primitives["cross_entropy_grad"],
+            [asarray(np.ones(3, np.float32)), logits, target, top, logsum, total, None],
+            {"reduction": "none"},
         )
     assert list(np.isnan(asnumpy(loss))) == [False, True, False]
     assert list(np.isnan(asnumpy(dx)).any(axis=1)) == [False, True, False]
@@ -163,7 +168,7 @@ def test_a_class_out_of_range_makes_the_loss_nan(backend, rng):  # noqa: F811
 def test_updates_are_in_place(backend, rng):  # noqa: F811
     p, g = (asarray(a.astype(np.float32)) for a in rng.normal(size=(2, 5)))
     before = asnumpy(p)
-    (new,) = primitives["sgd_update"].run([p, g, 0.5, 1, None], {})
+    (new,) = dispatch.run(primitives["sgd_update"], [p, g, 0.5, 1, None], {})
     assert new is p
     np.testing.assert_allclose(asnumpy(p), before - 0.5 * asnumpy(g), rtol=1e-6)
 

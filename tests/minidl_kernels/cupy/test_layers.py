@@ -8,6 +8,7 @@ import pytest
 import minidl
 from minidl import nn, ops, optim
 from minidl.backend import use_backend
+from minidl.core import dispatch
 from minidl.ops import primitives
 from minidl.testing import conformance
 from tests.minidl_kernels.cupy.fake_cupy import asarray, asnumpy, backend, launches, needs_compiler  # noqa: F401
@@ -53,7 +54,7 @@ def run(backend, name, args, params):  # noqa: F811
     """A kernel's outputs, and which CUDA kernels ran."""
     count = len(launches)
     with use_backend(backend, strict=True):
-        out = primitives[name].run([asarray(a) if isinstance(a, np.ndarray) else a for a in args], params)
+        out = dispatch.run(primitives[name], [asarray(a) if isinstance(a, np.ndarray) else a for a in args], params)
     out = out if isinstance(out, tuple) else (out,)
     return [asnumpy(a) for a in out], [kernel for kernel, _, _ in launches[count:]]
 

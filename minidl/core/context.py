@@ -31,11 +31,6 @@ _NOTHING = _Nothing()
 class Context:
     """The choices in force. Make another one with :meth:`replace`."""
 
-    __slots__ = (
-        "anomaly", "backend", "direct", "fast", "generator", "nodes", "observer", "recording", "scoped", "special",
-        "strict", "trace_backward", "tracer", "visitor",
-    )  # fmt: skip
-
     #: the backend on which new arrays are made and whose kernels serve host arrays
     backend: Backend
     #: is running a formula, or a parent's kernel, for want of a kernel an error?
@@ -66,18 +61,21 @@ class Context:
     #: per primitive, the function that serves it where nothing has to be chosen or watched, else None
     direct: Mapping[Any, Callable[..., Any] | None]
 
+    def copy(self) -> Context:
+        """Another one with the same fields."""
+        new = Context.__new__(Context)
+        new.__dict__.update(self.__dict__)
+        return new
+
     def replace(self, **fields: Any) -> Context:
         """A copy with some fields changed."""
-        new = Context.__new__(Context)
-        for name in Context.__slots__:
-            setattr(new, name, getattr(self, name))
+        new = self.copy()
         new.update(**fields)
         return new
 
     def update(self, **fields: Any) -> None:
         """Change this context itself: for :data:`process` only."""
-        for name, value in fields.items():
-            setattr(self, name, value)
+        self.__dict__.update(fields)
         self.special = bool(self.anomaly or self.observer or self.nodes is not None)
         choosing = self.strict and self.backend.name != "numpy"
         plain = self.fast and self.tracer is None and not self.special and not choosing
@@ -87,10 +85,10 @@ class Context:
 #: the context of the process: where threads start, and what ``set_backend`` outside of any block changes.
 #: :mod:`minidl.core.registry` puts the numpy backend in.
 process = Context()
-for _name in Context.__slots__:
-    setattr(process, _name, None)
-process.strict = process.scoped = process.anomaly = process.trace_backward = process.special = False
-process.recording = process.fast = True
+process.__dict__.update(
+    backend=None, strict=False, scoped=False, recording=True, generator=None, tracer=None, anomaly=False, observer=None,
+    visitor=None, nodes=None, trace_backward=False, fast=True, special=False, direct=_NOTHING,
+)  # fmt: skip
 
 _variable: contextvars.ContextVar[Context] = contextvars.ContextVar("minidl", default=process)
 #: the context in force
@@ -119,7 +117,7 @@ def _leave(before: Context, inside: Context, fields: Mapping[str, Any]) -> None:
     now = _variable.get()
     if now is not inside:
         restored = now.replace(**{name: getattr(before, name) for name in fields})
-        if any(getattr(restored, name) is not getattr(before, name) for name in Context.__slots__):
+        if restored.__dict__ != before.__dict__:
             _variable.set(restored)
             return
     _variable.set(before)
@@ -138,7 +136,10 @@ class _set_recording(contextlib.ContextDecorator):
 
     def __enter__(self) -> None:
         before = _variable.get()
-        inside = before if before.recording is self.value else before.replace(recording=self.value)
+        inside = before
+        if before.recording is not self.value:
+            inside = before.copy()
+            inside.recording = self.value
         _variable.set(inside)
         self._before.append((before, inside))
 

@@ -67,6 +67,25 @@ def _same_name(prim: Any) -> Callable[..., Any]:
     return method
 
 
+def _reduction(prim: Any) -> Callable[..., Any]:
+    """The method of a reduction: ``axis`` and ``keepdims`` take the short way."""
+
+    def method(self: Any, axis: Any = None, keepdims: Any = False, **others: Any) -> Any:
+        if others:
+            given = {
+                name: value
+                for name, value in (("axis", axis), ("keepdims", keepdims))
+                if value is not None and value is not False
+            }
+            return prim(self, **given, **others)
+        if axis is None and not keepdims:
+            return unary(prim, self)
+        return unary(prim, self, {"axis": axis, "keepdims": keepdims})
+
+    method.__doc__ = prim.__doc__
+    return method
+
+
 def _ints(values: tuple) -> tuple[int, ...]:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
@@ -260,7 +279,7 @@ def _install() -> None:
         if callable(value) and not value.__doc__:
             value.__doc__ = getattr(ops, name, value).__doc__
         if isinstance(value, ops.Primitive):
-            value = _same_name(value)
+            value = _reduction(value) if value.params[:2] == ["axis", "keepdims"] else _same_name(value)
         elif callable(value) and not name.startswith("__"):
             value = both_spellings(value)
         setattr(Tensor, name, value)

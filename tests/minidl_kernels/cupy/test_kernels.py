@@ -25,7 +25,7 @@ NAMES = sorted([
 
 
 def test_no_kernel_is_left_out(backend):  # noqa: F811
-    from test_cupy_layers import NAMES as LAYERS
+    from tests.minidl_kernels.cupy.test_layers import NAMES as LAYERS
 
     assert sorted(backend.kernels) == sorted([*NAMES, *LAYERS])
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl import ops
 from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes
-from minidl.ops.embedding import embedding
 
 
 class Embedding(Module):
@@ -50,7 +50,7 @@ class Embedding(Module):
             values[self.padding_idx] = 0
 
     def forward(self, index: Any) -> Tensor:
-        return embedding(self.weight, as_tensor(index), padding_idx=self.padding_idx)
+        return ops.embedding(as_tensor(index), self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

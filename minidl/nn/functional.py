@@ -3,10 +3,6 @@
 As everywhere in minidl, what PyTorch calls ``dim`` is ``axis``.
 """
 
-from typing import Any
-
-from minidl import ops
-from minidl.nn.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d
 from minidl.ops import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -14,6 +10,7 @@ from minidl.ops import (
     adaptive_max_pool1d,
     adaptive_max_pool2d,
     adaptive_max_pool3d,
+    alpha_dropout,
     avg_pool1d,
     avg_pool2d,
     avg_pool3d,
@@ -30,7 +27,12 @@ from minidl.ops import (
     cosine_similarity,
     cross_entropy,
     ctc_loss,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
     elu,
+    embedding,
     focal_loss,
     gelu,
     global_avg_pool,
@@ -79,8 +81,3 @@ from minidl.ops import (
     tanh,
     triplet_margin_loss,
 )
-
-
-def embedding(index: Any, weight: Any, padding_idx: int | None = None) -> Any:
-    """The rows of ``weight`` (num, dim) at the integers ``index``; in PyTorch's order of arguments."""
-    return ops.embedding(weight, index, padding_idx=padding_idx)

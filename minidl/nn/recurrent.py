@@ -16,7 +16,6 @@ from minidl.core.dtypes import default_dtype
 from minidl.core.registry import backend_of
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn import init
-from minidl.nn.dropout import dropout
 from minidl.nn.module import Module, Parameter, check_sizes
 
 
@@ -224,7 +223,7 @@ class _Recurrent(Module):
                 finals.append(final)
             x = ops.concat(ys, axis=2) if len(ys) > 1 else ys[0]
             if self.dropout and layer < self.num_layers - 1:
-                x = dropout(x, self.dropout, self.training)
+                x = ops.dropout(x, self.dropout, self.training)
 
         states = [ops.stack(s, axis=0) for s in zip(*finals)]
         if packed is not None:

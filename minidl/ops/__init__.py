@@ -47,6 +47,7 @@ from minidl.ops.conv import (
     conv_transpose3d,
 )
 from minidl.ops.ctc import ctc_loss
+from minidl.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d
 from minidl.ops.einsum import dot, einsum, outer, tensordot
 from minidl.ops.elementwise import (
     abs,
@@ -206,7 +207,7 @@ from minidl.ops.pooling import (
     max_pool3d,
     max_pool_grad,
 )
-from minidl.ops.random import dropout, random_bits
+from minidl.ops.random import keyed_dropout, random_bits
 from minidl.ops.recurrent import (
     gru,
     gru_backward,

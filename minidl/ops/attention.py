@@ -19,7 +19,7 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import backend_of, namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, log, sum_to, where, zeros_like
 from minidl.ops.linalg import matmul
-from minidl.ops.random import dropout, philox_rounds
+from minidl.ops.random import keyed_dropout, philox_rounds
 from minidl.ops.reduction import max as max_
 from minidl.ops.reduction import sum as sum_
 from minidl.ops.shape import expand, repeat, reshape, swapaxes
@@ -71,8 +71,8 @@ def _grouped_outer(x: Any, y: Any, kv_heads: int, xp: Any) -> Any:
 
 
 def _kept(shape: tuple, rows: tuple, cols: tuple, p: float, key: int, offset: int, like: Any) -> Any:
-    """One block of the dropout mask, 1 / (1 - p) where an element is kept: the same bits that :func:`dropout` would
-    use on the whole matrix of ``shape`` (..., L, S), so that the block size does not matter."""
+    """One block of the dropout mask, 1 / (1 - p) where an element is kept: the same bits that :func:`keyed_dropout`
+    would use on the whole matrix of ``shape`` (..., L, S), so that the block size does not matter."""
     *batch, length, width = shape
     row = np.arange(math.prod(batch))[:, None] * length + np.arange(*rows)
     first = (row.reshape(-1) * width + (offset + cols[0])).astype(np.uint64)
@@ -225,7 +225,7 @@ def _attention_composite(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale
     lse = reshape(where(empty, -np.inf, log(safe) + m), shape=q.shape[:-1])
     p = p / safe
     if dropout_p:
-        p = dropout(p, p=dropout_p, key=key, offset=offset)
+        p = keyed_dropout(p, p=dropout_p, key=key, offset=offset)
     return matmul(p, v), lse
 
 

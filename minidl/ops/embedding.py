@@ -12,14 +12,19 @@ from minidl.core.registry import namespace
 from minidl.ops.elementwise import where, zeros_like
 
 
-@primitive
-def embedding(weight, index, *, padding_idx=None):
-    """``weight[index]``: (V, D) and integers of any shape -> (..., D).
+def embedding(index, weight, padding_idx=None):
+    """``weight[index]``: integers of any shape and rows (V, D) -> (..., D).
 
     Row ``padding_idx`` gets no gradient. Raises TypeError for an index that is not of integers, and IndexError that
     names the range for one outside ``[0, V)``.
     """
-    xp = namespace(weight, index)
+    return _embedding(index, weight, padding_idx=padding_idx)
+
+
+@primitive(name="embedding")
+def _embedding(index, weight, *, padding_idx=None):
+    """The rows of ``weight`` at ``index``; row ``padding_idx`` gets no gradient."""
+    xp = namespace(index, weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: expected a weight of shape (V, D), got {describe(weight)}")
     if index.dtype.kind not in "iu":
@@ -59,11 +64,11 @@ def embedding_grad(g, index, *, num_embeddings, padding_idx=None):
 
 
 def _rows(g, index, padding_idx):
-    rows = embedding(g, index)
+    rows = embedding(index, g)
     return rows if padding_idx is None else where((index == padding_idx)[..., None], zeros_like(rows), rows)
 
 
-embedding.defvjp(
+_embedding.defvjp(
     weight=lambda g, index, weight_shape, padding_idx: embedding_grad(
         g, index, num_embeddings=weight_shape[0], padding_idx=padding_idx
     )

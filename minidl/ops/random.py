@@ -50,8 +50,8 @@ def random_bits(*, key, offset, size):
 
 
 @primitive
-def dropout(x, *, p, key, offset):
-    """Zero each element with probability ``p`` and scale the others by 1 / (1 - p).
+def keyed_dropout(x, *, p, key, offset):
+    """Dropout with the mask that ``key`` and ``offset`` determine: the primitive below :func:`minidl.ops.dropout`.
 
     Element ``i`` (in C order) is kept where word ``offset + i`` of the random stream ``key``, read as a 24-bit
     fraction, is at least ``p``; the mask is made again in the backward pass instead of being kept.
@@ -68,4 +68,4 @@ def dropout(x, *, p, key, offset):
     return x * kept * x.dtype.type(1 / (1 - p))
 
 
-dropout.defvjp(x=lambda g, p, key, offset: dropout(g, p=p, key=key, offset=offset))
+keyed_dropout.defvjp(x=lambda g, p, key, offset: keyed_dropout(g, p=p, key=key, offset=offset))

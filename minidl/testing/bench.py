@@ -196,10 +196,10 @@ def _forward_cases() -> dict[str, list[BenchCase]]:
         _attention("2x8x1024x64", 2, 8, 1024, 64),
     ]  # fmt: skip
     table["embedding"] = [
-        BenchCase(f"{n} of {v}x{d}", (Floats((v, d)), Ints((n,), 0, v)), {"padding_idx": None}, _no_flops)
+        BenchCase(f"{n} of {v}x{d}", (Ints((n,), 0, v), Floats((v, d))), {"padding_idx": None}, _no_flops)
         for n, v, d in ((1000, 300, 64), (2048, 65, 256), (32768, 30000, 256))
     ]
-    table["dropout"] = [
+    table["keyed_dropout"] = [
         BenchCase(f"{n}", (Floats((n,)),), {"p": 0.1, "key": 5, "offset": 0}, _per_element(1)) for n in _LENGTHS
     ]
     table["adam_update"] = [
@@ -228,7 +228,7 @@ def _gradient_cases(forward: dict[str, list[BenchCase]]) -> dict[str, list[Bench
             dataclasses.replace(c, parent=parent, flops=_times(times.get(name, 1), c.flops)) for c in forward[parent]
         ]
     for c in forward["embedding"]:  # one addition an element of g
-        rows = c.args[1].shape[0] * c.args[0].shape[1]
+        rows = c.args[0].shape[0] * c.args[1].shape[1]
         table["embedding_grad"] = [
             dataclasses.replace(d, flops=lambda args, params, rows=rows: float(rows)) if d.label == c.label else d
             for d in table["embedding_grad"]

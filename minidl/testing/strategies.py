@@ -186,7 +186,7 @@ def _clip(draw: Callable) -> tuple[list, dict]:
     return [Floats(_shape(draw))], draw(_st().sampled_from([{"min": -0.5, "max": 0.6}, {"min": 0.0}, {"max": 0.3}]))
 
 
-@strategy("dropout")
+@strategy("keyed_dropout")
 def _dropout(draw: Callable) -> tuple[list, dict]:
     params = {"p": draw(_st().sampled_from([0.5, 0.0, 0.1, 1.0])), "key": 12345, "offset": _dim(draw, 0, 9)}
     return [Floats(_shape(draw))], params
@@ -347,7 +347,7 @@ def _rms_norm(draw: Callable) -> tuple[list, dict]:
 def _embedding(draw: Callable) -> tuple[list, dict]:
     rows = _dim(draw, 1, 9)
     index = Ints(_shape(draw, 0, 2), 0, rows)
-    return [Floats((rows, _long_dim(draw, 1))), index], {"padding_idx": draw(_st().sampled_from([None, 0]))}
+    return [index, Floats((rows, _long_dim(draw, 1)))], {"padding_idx": draw(_st().sampled_from([None, 0]))}
 
 
 @strategy("gather")

@@ -30,7 +30,7 @@ def _drops(x: Any, *, p: float, key: int, offset: int) -> bool:
     return floats(x) and p < 1
 
 
-@kernel("dropout", backend="cupy", when=_drops, dtypes=FLOATS, note="makes its mask as it goes")
+@kernel("keyed_dropout", backend="cupy", when=_drops, dtypes=FLOATS, note="makes its mask as it goes")
 def dropout(x: Any, *, p: float, key: int, offset: int) -> Any:
     x = contiguous(x)
     y = cupy.empty(x.shape, x.dtype)

@@ -23,7 +23,7 @@ def random_bits(*, key, offset, size):
     return jax.lax.dynamic_slice(flat, (offset % np.uint64(4),), (size,))
 
 
-@kernel("dropout", backend="jax", when=lambda x, *, p, key, offset: p < 1)
+@kernel("keyed_dropout", backend="jax", when=lambda x, *, p, key, offset: p < 1)
 def dropout(x, *, p, key, offset):
     """The reference's mask, from :func:`random_bits`."""
     bits = random_bits(key=key, offset=offset, size=x.size).reshape(x.shape)

@@ -26,7 +26,7 @@ class Block:
             x = (x @ w).tanh()
             if self.p:
                 key, offset = minidl.random.default_generator().reserve(x.size)
-                x = ops.dropout(x, p=self.p, key=key, offset=offset)
+                x = ops.keyed_dropout(x, p=self.p, key=key, offset=offset)
             self.made.append(weakref.ref(x.data))
         return x
 

@@ -122,7 +122,7 @@ def test_alpha_dropout_keeps_mean_and_variance():
 def test_dropout_draws_from_the_default_generator():
     minidl.manual_seed(5)
     key, offset = minidl.random.default_generator().reserve(24)
-    expected = ops.dropout(Tensor(X), p=0.5, key=key, offset=offset).numpy()
+    expected = ops.keyed_dropout(Tensor(X), p=0.5, key=key, offset=offset).numpy()
     minidl.manual_seed(5)
     np.testing.assert_array_equal(F.dropout(Tensor(X)).numpy(), expected)
 
@@ -135,6 +135,11 @@ def test_a_captured_step_draws_anew(layer):
     minidl.manual_seed(1)
     for values in expected:
         np.testing.assert_array_equal(step(x).numpy(), values)
+
+
+@pytest.mark.parametrize("name", [n for n in vars(F) if n[0] != "_"])
+def test_functional_and_ops_are_one(name):
+    assert getattr(F, name) is getattr(ops, name)
 
 
 def test_functional_embedding_takes_the_index_first():

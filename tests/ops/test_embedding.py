@@ -23,7 +23,7 @@ def test_gradient_adds_up_rows(rows, dim, shape, padded, dtype, seed):
     index = rng.integers(0, rows, shape)
     padding = int(rng.integers(rows)) if padded else None
     weight = rng.standard_normal((rows, dim)).astype(dtype)
-    out = ops.embedding(weight, index, padding_idx=padding)
+    out = ops.embedding(index, weight, padding_idx=padding)
     np.testing.assert_array_equal(out, weight[index])
     g = rng.standard_normal(out.shape).astype(dtype)
     expected = np.zeros((rows, dim), np.float64)
@@ -43,7 +43,7 @@ def test_second_derivative(padding_idx):
     weight = np.random.default_rng(0).standard_normal((3, 2))
 
     def f(w):
-        return ops.embedding(w, index, padding_idx=padding_idx) ** 3
+        return ops.embedding(index, w, padding_idx=padding_idx) ** 3
 
     if padding_idx is None:  # with padding, what the layer calls its gradient is not the derivative
         gradcheck(f, weight)
@@ -56,15 +56,15 @@ def test_second_derivative(padding_idx):
 
 def test_padding_row_gets_no_gradient():
     weight = Tensor(np.ones((3, 2)), requires_grad=True)
-    ops.embedding(weight, np.array([0, 1, 1]), padding_idx=1).sum().backward()
+    ops.embedding(np.array([0, 1, 1]), weight, padding_idx=1).sum().backward()
     np.testing.assert_array_equal(weight.grad.numpy(), [[1, 1], [0, 0], [0, 0]])
 
 
 def test_errors():
     weight = np.zeros((3, 2))
     with pytest.raises(IndexError, match=r"indices -1\.\.1 are outside 0\.\.2"):
-        ops.embedding(weight, np.array([-1, 1]))
+        ops.embedding(np.array([-1, 1]), weight)
     with pytest.raises(TypeError, match="integer dtype"):
-        ops.embedding(weight, np.array([0.0]))
+        ops.embedding(np.array([0.0]), weight)
     with pytest.raises(ValueError, match=r"\(V, D\)"):
-        ops.embedding(weight[0], np.array([0]))
+        ops.embedding(np.array([0]), weight[0])

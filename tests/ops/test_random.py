@@ -57,7 +57,7 @@ def test_bits_are_fair_and_streams_differ():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_and_the_mean(p):
     x = np.ones((200, 300), np.float32)
-    y = np.asarray(ops.dropout(Tensor(x), p=p, key=7, offset=0))
+    y = np.asarray(ops.keyed_dropout(Tensor(x), p=p, key=7, offset=0))
     assert abs((y == 0).mean() - p) < 0.01
     np.testing.assert_allclose(y[y != 0], 1 / (1 - p), rtol=1e-6)
 
@@ -66,20 +66,20 @@ def test_dropout_by_its_definition():
     x = np.arange(1.0, 21.0).reshape(4, 5)
     bits = ops.random_bits(key=9, offset=3, size=20).reshape(4, 5)
     kept = (bits >> np.uint32(8)) / 2**24 >= 0.3
-    np.testing.assert_allclose(ops.dropout(x, p=0.3, key=9, offset=3), np.where(kept, x / 0.7, 0))
+    np.testing.assert_allclose(ops.keyed_dropout(x, p=0.3, key=9, offset=3), np.where(kept, x / 0.7, 0))
 
 
 def test_dropout_gradient_uses_the_same_mask():
     x = Tensor(np.ones((20, 30)), requires_grad=True)
-    y = ops.dropout(x, p=0.4, key=5, offset=11)
+    y = ops.keyed_dropout(x, p=0.4, key=5, offset=11)
     y.backward(Tensor(np.ones((20, 30))))
     np.testing.assert_array_equal(x.grad, y.detach())
 
 
 def test_dropout_at_the_ends():
     x = np.array([1.0, -2.0, 3.0])
-    np.testing.assert_array_equal(ops.dropout(x, p=0.0, key=0, offset=0), x)
-    np.testing.assert_array_equal(ops.dropout(x, p=1.0, key=0, offset=0), np.zeros(3))
+    np.testing.assert_array_equal(ops.keyed_dropout(x, p=0.0, key=0, offset=0), x)
+    np.testing.assert_array_equal(ops.keyed_dropout(x, p=1.0, key=0, offset=0), np.zeros(3))
 
 
 def test_a_generator_gives_the_same_numbers_again_and_goes_on_after_its_state():

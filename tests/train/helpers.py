@@ -18,7 +18,7 @@ class Net(nn.Module):
         h = ops.maximum(self.fc1(x), 0)
         if self.training and self.p:
             key, offset = minidl.random.default_generator().reserve(h.size)
-            h = ops.dropout(h, p=self.p, key=key, offset=offset)
+            h = ops.keyed_dropout(h, p=self.p, key=key, offset=offset)
         return self.fc2(h)
 
 

@@ -544,7 +544,7 @@ def _random_bits(rng: np.random.Generator) -> Iterator[Sample]:
         yield (), {"key": key, "offset": offset, "size": size}
 
 
-@samples("dropout")
+@samples("keyed_dropout")
 def _dropout(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, p in (((3, 4), 0.5), ((2, 3), 0.0), ((2, 3), 1.0), ((), 0.3), ((0, 3), 0.5)):
         yield (np.asarray(rng.normal(size=shape)),), {"p": p, "key": 99, "offset": 5}

@@ -255,8 +255,8 @@ def _max_pool_grad(rng: np.random.Generator) -> Iterator[Sample]:
 @samples("embedding")
 def _embedding(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, padding_idx in (((4,), None), ((2, 3), 1), ((), None), ((0,), None)):
-        yield (rng.normal(size=(5, 3)), np.asarray(rng.integers(0, 5, shape))), {"padding_idx": padding_idx}
-    yield (strided(rng.normal(size=(5, 3))), strided(rng.integers(0, 5, 4))), {}
+        yield (np.asarray(rng.integers(0, 5, shape)), rng.normal(size=(5, 3))), {"padding_idx": padding_idx}
+    yield (strided(rng.integers(0, 5, 4)), strided(rng.normal(size=(5, 3)))), {}
 
 
 @samples("embedding_grad")

@@ -107,7 +107,7 @@ def _plain(x: Any, *, p: float, key: int, offset: int) -> bool:
 
 
 @kernel(
-    "dropout", backend="numba", when=_plain, dtypes=("float32", "float64"), out=True,
+    "keyed_dropout", backend="numba", when=_plain, dtypes=("float32", "float64"), out=True,
     note="counters in the loop; the same mask as the reference",
 )  # fmt: skip
 def dropout(x: np.ndarray, *, p: float, key: int, offset: int, out: Any = None) -> np.ndarray:

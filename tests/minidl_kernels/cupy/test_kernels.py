@@ -18,7 +18,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 NAMES = sorted([
     *ACTIVATIONS, *(f"{n}_grad" for n in (*ACTIVATIONS, "tanh", "relu", "hardtanh")),
-    "random_bits", "dropout", "softmax", "softmax_grad", "log_softmax", "log_softmax_grad",
+    "random_bits", "keyed_dropout", "softmax", "softmax_grad", "log_softmax", "log_softmax_grad",
     "cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
     "batch_norm", "batch_norm_backward", "adam_update", "sgd_update",
 ])  # fmt: skip
@@ -32,7 +32,7 @@ def test_no_kernel_is_left_out(backend):  # noqa: F811
 
 @pytest.mark.parametrize(
     "name",
-    ["gelu_grad", "softplus", "dropout", "softmax", "log_softmax_grad", "cross_entropy", "cross_entropy_grad",
+    ["gelu_grad", "softplus", "keyed_dropout", "softmax", "log_softmax_grad", "cross_entropy", "cross_entropy_grad",
      "layer_norm_backward", "rms_norm", "batch_norm", "batch_norm_backward", "adam_update", "sgd_update"],
 )  # fmt: skip
 def test_conforms(backend, name):  # noqa: F811
@@ -145,9 +145,9 @@ def test_bits_are_the_references(backend, key, offset, size, rng):  # noqa: F811
     with use_backend(backend, strict=True):
         bits = backend.kernels["random_bits"][0].function(key=key, offset=offset, size=size)
         x = rng.normal(size=size).astype(np.float32)
-        dropped = ops.dropout(asarray(x), p=0.3, key=key, offset=offset)
+        dropped = ops.keyed_dropout(asarray(x), p=0.3, key=key, offset=offset)
     assert np.array_equal(asnumpy(bits), ops.random_bits.reference(key=key, offset=offset, size=size))
-    assert np.array_equal(asnumpy(dropped), ops.dropout.reference(x, p=0.3, key=key, offset=offset))
+    assert np.array_equal(asnumpy(dropped), ops.keyed_dropout.reference(x, p=0.3, key=key, offset=offset))
 
 
 def test_a_class_out_of_range_makes_the_loss_nan(backend, rng):  # noqa: F811

@@ -34,22 +34,22 @@ def test_bits_from_threads(agree):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(p=st.sampled_from([0.0, 1e-7, 0.1, 0.5, 0.999]), key=KEYS, offset=OFFSETS, size=st.integers(0, 3000))
 def test_dropout(dtype, p, key, offset, size):
-    (kernel,) = load("numba").kernels["dropout"]
+    (kernel,) = load("numba").kernels["keyed_dropout"]
     x = np.linspace(-2, 2, size).astype(dtype)
-    expected = primitives["dropout"].reference(x, p=p, key=key, offset=offset)
+    expected = primitives["keyed_dropout"].reference(x, p=p, key=key, offset=offset)
     np.testing.assert_array_equal(kernel.function(x, p=p, key=key, offset=offset), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dropout_from_threads(agree, rng, dtype):
     x = rng.normal(size=(50, 21, 47)).astype(dtype)
-    agree("dropout", x, p=0.3, key=99, offset=7, rtol=0, atol=0)
+    agree("keyed_dropout", x, p=0.3, key=99, offset=7, rtol=0, atol=0)
 
 
 def test_a_dropped_infinity_is_nan_as_in_the_reference(agree):
-    agree("dropout", np.array([np.inf, np.nan, -np.inf] * 5), p=0.5, key=1, offset=0)
+    agree("keyed_dropout", np.array([np.inf, np.nan, -np.inf] * 5), p=0.5, key=1, offset=0)
 
 
 def test_dropping_everything_is_left_to_the_reference():
-    (kernel,) = load("numba").kernels["dropout"]
+    (kernel,) = load("numba").kernels["keyed_dropout"]
     assert not kernel.when(np.ones(3), p=1.0, key=1, offset=0)

@@ -5,24 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.ops.optimizer import adadelta_update
-from minidl.optim.optimizer import Optimizer, Params, Rule
+from minidl.optim.optimizer import Optimizer, Rule
+from minidl.optim.options import at_least, fraction, option
 
 
 class Adadelta(Optimizer):
     """Adadelta (:func:`minidl.ops.optimizer.adadelta_update`); arguments as in PyTorch."""
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1.0,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize})
+    lr: float = option(at_least(0), default=1.0)
+    rho: float = option(fraction, default=0.9)
+    eps: float = option(at_least(0), default=1e-6)
+    weight_decay: float = option(at_least(0), default=0.0)
+    maximize: bool = option(default=False, kw_only=True)
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        constants = {k: group[k] for k in ("rho", "eps", "weight_decay", "maximize")}
-        return Rule(adadelta_update, ("square_avg", "acc_delta"), (), constants)
+        return Rule.of(adadelta_update, group, ("square_avg", "acc_delta"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.ops.optimizer import adam_update
-from minidl.optim.optimizer import Optimizer, Params, Rule
+from minidl.optim.optimizer import Optimizer, Rule
+from minidl.optim.options import at_least, decay_rates, option
 
 
 class Adam(Optimizer):
@@ -14,59 +15,21 @@ class Adam(Optimizer):
     ``weight_decay`` is added to the gradient, or with ``decoupled_weight_decay`` applied to the parameter (AdamW).
     """
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "decoupled_weight_decay": decoupled_weight_decay,
-            },
-        )
+    lr: float = option(at_least(0), default=1e-3)
+    betas: tuple[float, float] = option(decay_rates, default=(0.9, 0.999))
+    eps: float = option(at_least(0), default=1e-8)
+    weight_decay: float = option(at_least(0), default=0.0)
+    amsgrad: bool = option(default=False)
+    maximize: bool = option(default=False, kw_only=True)
+    decoupled_weight_decay: bool = option(default=False, kw_only=True)
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        beta1, beta2 = group["betas"]
-        constants = {
-            "beta1": beta1,
-            "beta2": beta2,
-            "eps": group["eps"],
-            "weight_decay": group["weight_decay"],
-            "decoupled": group["decoupled_weight_decay"],
-            "maximize": group["maximize"],
-        }
         largest = "max_exp_avg_sq" if group["amsgrad"] else None
-        return Rule(adam_update, ("exp_avg", "exp_avg_sq"), (largest,), constants)
+        return Rule.of(adam_update, group, ("exp_avg", "exp_avg_sq"), (largest,))
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); arguments as in PyTorch."""
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True
-        )  # fmt: skip
+    weight_decay: float = option(at_least(0), default=1e-2)
+    decoupled_weight_decay: bool = option(default=True, init=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.ops.optimizer import lamb_update
-from minidl.optim.optimizer import Optimizer, Params, Rule
+from minidl.optim.optimizer import Optimizer, Rule
+from minidl.optim.options import at_least, decay_rates, option
 
 
 class LAMB(Optimizer):
@@ -14,30 +15,12 @@ class LAMB(Optimizer):
     Biases and normalization weights usually go into a group with ``weight_decay=0`` and ``adapt=False``.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        *,
-        adapt: bool = True,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "adapt": adapt,
-                "maximize": maximize,
-            },
-        )
+    lr: float = option(at_least(0), default=1e-3)
+    betas: tuple[float, float] = option(decay_rates, default=(0.9, 0.999))
+    eps: float = option(at_least(0), default=1e-6)
+    weight_decay: float = option(at_least(0), default=0.0)
+    adapt: bool = option(default=True, kw_only=True)
+    maximize: bool = option(default=False, kw_only=True)
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        beta1, beta2 = group["betas"]
-        constants = {k: group[k] for k in ("eps", "weight_decay", "adapt", "maximize")}
-        return Rule(lamb_update, ("exp_avg", "exp_avg_sq"), (), {"beta1": beta1, "beta2": beta2, **constants})
+        return Rule.of(lamb_update, group, ("exp_avg", "exp_avg_sq"))

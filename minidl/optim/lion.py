@@ -5,27 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.ops.optimizer import lion_update
-from minidl.optim.optimizer import Optimizer, Params, Rule
+from minidl.optim.optimizer import Optimizer, Rule
+from minidl.optim.options import at_least, decay_rates, option
 
 
 class Lion(Optimizer):
     """Lion (:func:`minidl.ops.optimizer.lion_update`).
 
-    Its steps have the size of ``lr`` in every coordinate, so ``lr`` is taken 3 to 10 times smaller than AdamW's.
+    Every coordinate moves by ``lr`` at each step, so choose ``lr`` 3 to 10 times smaller than for AdamW.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize})
+    lr: float = option(at_least(0), default=1e-4)
+    betas: tuple[float, float] = option(decay_rates, default=(0.9, 0.99))
+    weight_decay: float = option(at_least(0), default=0.0)
+    maximize: bool = option(default=False, kw_only=True)
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        beta1, beta2 = group["betas"]
-        constants = {"beta1": beta1, "beta2": beta2, **{k: group[k] for k in ("weight_decay", "maximize")}}
-        return Rule(lion_update, ("exp_avg",), (), constants)
+        return Rule.of(lion_update, group, ("exp_avg",))

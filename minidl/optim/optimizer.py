@@ -14,11 +14,9 @@ from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.core.tensor import Tensor
 from minidl.core.trace import capturing, guard, live, replaced
 from minidl.ops import zeros_like
+from minidl.optim.options import HasOptions
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
-
-_AT_LEAST_ZERO = ("lr", "eps", "weight_decay", "momentum", "lr_decay", "initial_accumulator_value", "momentum_decay",
-                  "trust_coefficient")  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -30,9 +28,28 @@ class Rule(NamedTuple):
     optional: tuple[str | None, ...] = ()
     constants: dict[str, Any] = {}
 
+    @classmethod
+    def of(
+        cls,
+        update: Primitive,
+        group: dict[str, Any],
+        state: tuple[str, ...] = (),
+        optional: tuple[str | None, ...] = (),
+    ) -> Rule:
+        """A rule whose constants are the options of ``group`` that ``update`` takes.
 
-class Optimizer:
-    """Base class. A subclass gives its defaults to ``__init__`` and says in :meth:`rule` how a group is updated.
+        Updates say ``beta1`` and ``beta2`` for the option ``betas``, and ``decoupled`` for ``decoupled_weight_decay``.
+        """
+        known = group
+        if "betas" in group:
+            beta1, beta2 = group["betas"]
+            known = {**group, "beta1": beta1, "beta2": beta2, "decoupled": group.get("decoupled_weight_decay")}
+        return cls(update, state, optional, {name: known[name] for name in update.params})
+
+
+class Optimizer(HasOptions):
+    """Base class. A subclass declares its options (:mod:`minidl.optim.options`) and says in :meth:`rule` how a group is
+    updated.
 
     Parameters
     ----------
@@ -40,7 +57,7 @@ class Optimizer:
         leaf Tensors, ``(name, Tensor)`` pairs, or group dicts: ``{"params": [...], "lr": 0.01, ...}``, where options
         that a group does not name take the optimizer's.
     defaults:
-        value of every option.
+        the value of every option.
 
     Raises ValueError for an empty list, a parameter given twice, a tensor that an operation made, or an option out of
     range; TypeError for what is not a floating-point Tensor.
@@ -48,6 +65,8 @@ class Optimizer:
     ``state`` maps each parameter that was updated to ``{"step": int, name: array}``. Parameters whose ``grad`` is None
     are skipped.
     """
+
+    params: Params  # the first argument of every constructor
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
@@ -74,17 +93,12 @@ class Optimizer:
         return namespace(p.data).zeros_like(p.data)
 
     def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError if an option of ``group`` is out of range. Subclasses add theirs."""
-        who = type(self).__name__
-        for name in _AT_LEAST_ZERO:
-            if name in group and not group[name] >= 0:
-                raise ValueError(f"{who}: {name} must be at least 0, got {group[name]}")
-        for name in ("alpha", "rho"):
-            if name in group and not 0 <= group[name] <= 1:
-                raise ValueError(f"{who}: {name} must be in [0, 1], got {group[name]}")
-        for name in ("betas", "adamw_betas"):
-            if name in group and not (len(group[name]) == 2 and all(0 <= b < 1 for b in group[name])):
-                raise ValueError(f"{who}: {name} must be two numbers in [0, 1), got {group[name]}")
+        """Raise ValueError if an option of ``group`` is out of range. Subclasses add what concerns several options."""
+        for name, declared in self.options.items():
+            if not declared.allowed.holds(group[name]):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be {declared.allowed.expected}, got {group[name]!r}"
+                )
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Add parameters with options of their own, such as layers unfrozen during training."""
@@ -138,11 +152,12 @@ class Optimizer:
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        update, required, optional, constants = self.rule(group)
+        rule = self.rule(group)
+        guard(lambda: self.rule(group))
+        update, required, optional, constants = rule
         names = (*required, *(n for n in optional if n is not None))
         counted = "step" in update.inputs
         lr = live(lambda: group["lr"])
-        guard(lambda: self.rule(group).constants)
         for p in group["params"]:
             grad = p.grad
             if grad is None:
@@ -157,7 +172,7 @@ class Optimizer:
                 more = [n and state[n] for n in optional]
             step = live(functools.partial(self._count, p))
             scalars = (lr, step) if counted else (lr,)
-            before = arrays + [a for a in more if a is not None] if capturing() else ()
+            before = [state[n] for n in names] if capturing() else ()
             new, *arrays = update(p.data, grad.data, *arrays, *scalars, *more, **constants)
             for n, array in zip(names, arrays):
                 state[n] = array
@@ -168,8 +183,15 @@ class Optimizer:
             else:
                 p.assign_(new)
 
+    def _make_state(self, p: Tensor, names: tuple[str, ...], group: dict[str, Any]) -> dict[str, Any]:
+        state = self.state.setdefault(p, {"step": 0})
+        for name in names:
+            if name not in state:
+                state[name] = self.initial_state(name, p, group)
+        return state
+
     def _count(self, p: Tensor) -> int:
-        """One more update of ``p``; how many there were."""
+        """Count one more update of ``p``; returns their number."""
         state = self.state[p]
         state["step"] += 1
         return state["step"]
@@ -179,13 +201,6 @@ class Optimizer:
 
     def _put(self, p: Tensor, name: str, array: Any) -> None:
         self.state[p][name] = array
-
-    def _make_state(self, p: Tensor, names: tuple[str, ...], group: dict[str, Any]) -> dict[str, Any]:
-        state = self.state.setdefault(p, {"step": 0})
-        for name in names:
-            if name not in state:
-                state[name] = self.initial_state(name, p, group)
-        return state
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot as PyTorch arranges it: ``{"state": {index: {name: value}}, "param_groups": [options]}``.

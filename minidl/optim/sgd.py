@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.ops.optimizer import sgd_update
-from minidl.optim.optimizer import Optimizer, Params, Rule
+from minidl.optim.optimizer import Optimizer, Rule
+from minidl.optim.options import at_least, option
 
 
 class SGD(Optimizer):
@@ -14,28 +15,12 @@ class SGD(Optimizer):
     Raises ValueError for ``nesterov`` without momentum or with dampening.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "weight_decay": weight_decay,
-                "nesterov": nesterov,
-                "maximize": maximize,
-            },
-        )
+    lr: float = option(at_least(0), default=1e-3)
+    momentum: float = option(at_least(0), default=0.0)
+    dampening: float = option(default=0.0)
+    weight_decay: float = option(at_least(0), default=0.0)
+    nesterov: bool = option(default=False)
+    maximize: bool = option(default=False, kw_only=True)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
@@ -43,5 +28,4 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov needs a momentum and no dampening")
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        constants = {k: group[k] for k in ("momentum", "dampening", "nesterov", "weight_decay", "maximize")}
-        return Rule(sgd_update, (), ("momentum_buffer" if group["momentum"] else None,), constants)
+        return Rule.of(sgd_update, group, (), ("momentum_buffer" if group["momentum"] else None,))

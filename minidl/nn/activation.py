@@ -8,26 +8,11 @@ import numpy as np
 
 from minidl import ops
 from minidl.core.dtypes import default_dtype
+from minidl.nn.function import FunctionLayer
 from minidl.nn.module import Module, Parameter
 
 
-class _Function(Module):
-    """An activation whose settings are constructor arguments, kept in ``self.settings``."""
-
-    _function: Any
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, x: Any) -> Any:
-        return type(self)._function(x, **self.settings)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-
-
-class _Plain(_Function):
+class _Plain(FunctionLayer):
     """An activation without settings."""
 
     def __init__(self) -> None:
@@ -100,7 +85,7 @@ class Hardsigmoid(_Plain):
     _function = ops.hardsigmoid
 
 
-class LeakyReLU(_Function):
+class LeakyReLU(FunctionLayer):
     """x where positive, ``negative_slope * x`` elsewhere."""
 
     _function = ops.leaky_relu
@@ -109,7 +94,7 @@ class LeakyReLU(_Function):
         super().__init__(negative_slope=negative_slope)
 
 
-class ELU(_Function):
+class ELU(FunctionLayer):
     """x where positive, alpha (exp(x) - 1) elsewhere."""
 
     _function = ops.elu
@@ -118,7 +103,7 @@ class ELU(_Function):
         super().__init__(alpha=alpha)
 
 
-class GELU(_Function):
+class GELU(FunctionLayer):
     """x times the normal distribution function; ``approximate`` is ``"none"`` or ``"tanh"``."""
 
     _function = ops.gelu
@@ -127,7 +112,7 @@ class GELU(_Function):
         super().__init__(approximate=approximate)
 
 
-class Softplus(_Function):
+class Softplus(FunctionLayer):
     """log(1 + exp(beta x)) / beta, and x itself where beta x is above ``threshold``."""
 
     _function = ops.softplus
@@ -136,7 +121,7 @@ class Softplus(_Function):
         super().__init__(beta=beta, threshold=threshold)
 
 
-class Hardtanh(_Function):
+class Hardtanh(FunctionLayer):
     """x limited to [min_val, max_val]."""
 
     _function = ops.hardtanh
@@ -145,14 +130,11 @@ class Hardtanh(_Function):
         super().__init__(min_val=min_val, max_val=max_val)
 
 
-class _AlongDim(_Function):
+class _AlongDim(FunctionLayer):
     """An activation along one axis, ``dim``."""
 
     def __init__(self, dim: int = -1) -> None:
-        super().__init__(axis=dim)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.settings['axis']}"
+        super().__init__(dim=dim)
 
 
 class GLU(_AlongDim):

@@ -6,27 +6,21 @@ from typing import Any
 
 from minidl import ops
 from minidl.core.tensor import as_tensor
-from minidl.nn.module import Module
+from minidl.nn.function import FunctionLayer
 
 
-class _Loss(Module):
-    """Keeps the settings of a loss function; tensors among them (class weights) are buffers. Takes lists, too."""
-
-    _function: Any
+class _Loss(FunctionLayer):
+    """A loss function with its settings; tensors among them (class weights) are buffers. Inputs may be lists."""
 
     def __init__(self, weights: dict[str, Any] | None = None, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(**settings)
         for name, value in (weights or {}).items():
             self.register_buffer(name, value)
 
     def forward(self, *inputs: Any) -> Any:
         weights = {name: getattr(self, name) for name in self._buffers}
-        inputs = [as_tensor(x) if isinstance(x, list) else x for x in inputs]
-        return type(self)._function(*inputs, **weights, **self.settings)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        tensors = [as_tensor(x) if isinstance(x, list) else x for x in inputs]
+        return type(self)._function(*tensors, **weights, **self.settings())
 
 
 class MSELoss(_Loss):

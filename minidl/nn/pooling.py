@@ -6,31 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidl import ops
-from minidl.nn.module import Module
+from minidl.nn.function import FunctionLayer
 
 _Size = int | Sequence[int]
 
 
-class _Pool(Module):
-    """What all pooling layers share: ``n`` is the number of spatial axes, and all settings are shown by repr."""
-
-    n: int
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self._settings = tuple(settings)
-        for name, value in settings.items():
-            setattr(self, name, value)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self._settings)
-
-    def _pool(self, function: str, x: Any, **more: Any) -> Any:
-        settings = {name: getattr(self, name) for name in self._settings}
-        return getattr(ops, f"{function}{self.n}d")(x, **settings, **more)
-
-
-class _MaxPool(_Pool):
+class _MaxPool(FunctionLayer):
     """The maximum of each window; see :func:`minidl.ops.max_pool2d`. ``stride`` is by default the kernel size."""
 
     def __init__(
@@ -51,11 +32,8 @@ class _MaxPool(_Pool):
             return_indices=return_indices,
         )
 
-    def forward(self, x: Any) -> Any:
-        return self._pool("max_pool", x)
 
-
-class _AvgPool(_Pool):
+class _AvgPool(FunctionLayer):
     """The mean of each window; see :func:`minidl.ops.avg_pool2d`. ``stride`` is by default the kernel size."""
 
     def __init__(
@@ -74,116 +52,106 @@ class _AvgPool(_Pool):
             count_include_pad=count_include_pad,
         )
 
-    def forward(self, x: Any) -> Any:
-        return self._pool("avg_pool", x)
 
-
-class _AdaptiveMaxPool(_Pool):
+class _AdaptiveMaxPool(FunctionLayer):
     """The maximum of ``output_size`` windows an axis, whatever the input's size."""
 
     def __init__(self, output_size: int | Sequence[int | None], return_indices: bool = False) -> None:
         super().__init__(output_size=output_size, return_indices=return_indices)
 
-    def forward(self, x: Any) -> Any:
-        return self._pool("adaptive_max_pool", x)
 
-
-class _AdaptiveAvgPool(_Pool):
+class _AdaptiveAvgPool(FunctionLayer):
     """The mean of ``output_size`` windows an axis, whatever the input's size; see
     :func:`minidl.ops.adaptive_avg_pool2d`."""
 
     def __init__(self, output_size: int | Sequence[int | None]) -> None:
         super().__init__(output_size=output_size)
 
-    def forward(self, x: Any) -> Any:
-        return self._pool("adaptive_avg_pool", x)
 
+class _GlobalPool(FunctionLayer):
+    """One number per channel: (N, C, *size) becomes (N, C), or (N, C, 1, ...) with ``keepdims``."""
 
-class _GlobalPool(_Pool):
-    """One number a channel: (N, C, *size) becomes (N, C), or (N, C, 1, ...) with ``keepdims``."""
+    n: int  # number of spatial axes
 
     def __init__(self, keepdims: bool = False) -> None:
         super().__init__(keepdims=keepdims)
 
-    def _check(self, x: Any) -> None:
+    def forward(self, x: Any) -> Any:
         if x.ndim != self.n + 2:
             raise ValueError(f"{type(self).__name__}: expected {self.n + 2} axes (N, C, *size), got {ops.describe(x)}")
+        return super().forward(x)
 
 
 class _GlobalAvgPool(_GlobalPool):
     """The mean of each channel: (N, C, *size) becomes (N, C), or (N, C, 1, ...) with ``keepdims``."""
 
-    def forward(self, x: Any) -> Any:
-        self._check(x)
-        return ops.global_avg_pool(x, keepdims=self.keepdims)
+    _function = ops.global_avg_pool
 
 
 class _GlobalMaxPool(_GlobalPool):
     """The maximum of each channel: (N, C, *size) becomes (N, C), or (N, C, 1, ...) with ``keepdims``."""
 
-    def forward(self, x: Any) -> Any:
-        self._check(x)
-        return ops.global_max_pool(x, keepdims=self.keepdims)
+    _function = ops.global_max_pool
 
 
 class MaxPool1d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-    n = 1
+    _function = ops.max_pool1d
 
 
 class MaxPool2d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-    n = 2
+    _function = ops.max_pool2d
 
 
 class MaxPool3d(_MaxPool):
     __doc__ = _MaxPool.__doc__
-    n = 3
+    _function = ops.max_pool3d
 
 
 class AvgPool1d(_AvgPool):
     __doc__ = _AvgPool.__doc__
-    n = 1
+    _function = ops.avg_pool1d
 
 
 class AvgPool2d(_AvgPool):
     __doc__ = _AvgPool.__doc__
-    n = 2
+    _function = ops.avg_pool2d
 
 
 class AvgPool3d(_AvgPool):
     __doc__ = _AvgPool.__doc__
-    n = 3
+    _function = ops.avg_pool3d
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-    n = 1
+    _function = ops.adaptive_max_pool1d
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-    n = 2
+    _function = ops.adaptive_max_pool2d
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     __doc__ = _AdaptiveMaxPool.__doc__
-    n = 3
+    _function = ops.adaptive_max_pool3d
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-    n = 1
+    _function = ops.adaptive_avg_pool1d
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-    n = 2
+    _function = ops.adaptive_avg_pool2d
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     __doc__ = _AdaptiveAvgPool.__doc__
-    n = 3
+    _function = ops.adaptive_avg_pool3d
 
 
 class GlobalMaxPool1d(_GlobalMaxPool):

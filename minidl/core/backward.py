@@ -52,6 +52,7 @@ def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> 
             elif on_tensors and isinstance(v, np.ndarray):
                 v = tensor_type._from_node(v, None)
         elif kind == "shape":
+            assert node.shapes is not None
             v = node.shapes[key]
         elif kind == "out":
             v = _outputs(node, tensor_type) if on_tensors else node.out
@@ -64,6 +65,7 @@ def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> 
             if not on_tensors:
                 v = [a.data if isinstance(a, Traced) else a for a in v]
         else:
+            assert node.shapes is not None
             v = node.shapes[key:]
         values.append(v)
     return rule.function(*values)
@@ -89,7 +91,7 @@ def _composite_vjp(node: Node, g: Any) -> list:
             [s for o, s in zip(out, g) if s is not None and o.requires_grad],
         )
     )
-    found = iter(backward(outs, gs, inputs=wanted, create_graph=True))
+    found = iter(backward(outs, gs, inputs=wanted, create_graph=True) or ())
     return [next(found) if node.needs >> i & 1 else None for i in range(len(inputs))]
 
 
@@ -134,7 +136,7 @@ class _Walk:
         "arrived", "heap", "leaves", "needed", "on_tensors", "owned", "targets", "tensor_type", "waiting",
     )  # fmt: skip
 
-    def __init__(self, tensor_type: Any, on_tensors: bool, targets: set | None, needed: set | None) -> None:
+    def __init__(self, tensor_type: Any, on_tensors: bool, targets: Any, needed: Any) -> None:
         self.tensor_type, self.on_tensors = tensor_type, on_tensors
         #: where gradients are asked for (keys of edges), if not at all leaves, and the nodes that lead there
         self.targets, self.needed = targets, needed
@@ -273,7 +275,7 @@ def _at_inputs(walk: _Walk, inputs: Sequence[Any], freed: Node | None) -> list:
     return result
 
 
-def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: type) -> tuple:
+def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: Any) -> tuple:
     """The gradients of all outputs of a node, zeros for outputs that nothing depended on."""
     given = next(s for s in slots if s is not None)
     xp = namespace(given.data if on_tensors else given)
@@ -286,13 +288,13 @@ def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: type) -
     return tuple(result)
 
 
-def _tensor_type(tensor: Any) -> type:
+def _tensor_type(tensor: Any) -> Any:
     """Tensor itself, whatever subclass (Parameter) the instance has."""
     return _root_type(type(tensor))
 
 
 @functools.cache
-def _root_type(cls: type) -> type:
+def _root_type(cls: Any) -> Any:
     return next(c for c in reversed(cls.__mro__) if issubclass(c, Traced) and c is not Traced)
 
 
@@ -323,8 +325,8 @@ def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
         tensor.grad = _tensor_type(tensor)._from_node(grad.data + g, None)
 
 
-def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: type) -> None:
-    for index, hook in list(node.hooks.values()):
+def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: Any) -> None:
+    for index, hook in list((node.hooks or {}).values()):
         g = slots[index]
         if g is None:
             continue

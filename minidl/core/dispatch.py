@@ -185,7 +185,7 @@ def _attend(here: Context, prim: Primitive, args: tuple, params: dict, result: A
 # Tensors: the fast twins
 
 
-def unary(prim: Primitive, x: Tensor, params: dict = _NO_PARAMS) -> Any:
+def unary(prim: Primitive, x: Any, params: dict = _NO_PARAMS) -> Any:
     """:func:`apply` for one input."""
     here = current()
     data = x.data

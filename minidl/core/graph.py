@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidl.core.context import current
 from minidl.core.registry import namespace
@@ -21,6 +22,12 @@ class Traced:
 
     __slots__ = ()
 
+    if TYPE_CHECKING:
+        data: Any
+        requires_grad: bool
+
+        def __getattr__(self, name: str) -> Any: ...
+
 
 def next_in_sequence() -> int:
     """The sequence number of something that happens now."""
@@ -29,7 +36,7 @@ def next_in_sequence() -> int:
 
 def user_line() -> str:
     """file:line and function of the innermost caller outside the engine, the ops and the layers."""
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.split(".")[0] not in ("minidl", "minidl_kernels"):
@@ -47,6 +54,10 @@ class Node:
     """One recorded call: what the gradient rules of its primitive need, and where the gradients go."""
 
     __slots__ = ("edges", "needs", "out", "params", "prim", "saved", "seq", "shapes", "__dict__", "__weakref__")
+
+    edges: Sequence[Any]
+    shapes: Sequence[Any] | None
+    saved: Any
 
     # Class-level defaults of what few nodes have.
     specs: list | None = None

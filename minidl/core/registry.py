@@ -53,7 +53,7 @@ class Kernel:
         """The predicate in words: its docstring, else its name, else ``always``."""
         if self.when is None:
             return "always"
-        return (self.when.__doc__ or getattr(self.when, "__name__", "predicate")).strip().splitlines()[0]
+        return str(self.when.__doc__ or getattr(self.when, "__name__", "predicate")).strip().splitlines()[0]
 
 
 class _Direct(dict):

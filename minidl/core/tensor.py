@@ -350,7 +350,7 @@ class Tensor(Methods):
         return format(self.item(), spec) if self.ndim == 0 and spec else str(self)
 
 
-def _rebuild(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
+def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
     t = cls.__new__(cls)
     t.data, t.requires_grad, t._node = array, requires_grad, None
     return t

@@ -103,11 +103,6 @@ class Methods(Traced):
     __slots__ = ()
 
     if TYPE_CHECKING:  # what Tensor itself has, and the methods of one line
-        data: Any
-        requires_grad: bool
-        shape: tuple[int, ...]
-        dtype: np.dtype
-        ndim: int
 
         def __getattr__(self, name: str) -> Any: ...
 

@@ -13,6 +13,7 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor
 from minidl.core.trace import guard
+from minidl.nn.summary import Summary, summary
 
 
 class Parameter(Tensor):
@@ -437,38 +438,10 @@ class Module:
             return passed[0]
         return output._make(passed) if hasattr(output, "_make") else type(output)(passed)
 
-    # Training in Keras' words; minidl/train/keras.py has the arguments
-
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = (), **options: Any) -> None:
-        """Say how the model is trained: see :func:`minidl.train.keras.compile`."""
-        from minidl.train import keras
-
-        keras.compile(self, optimizer, loss, metrics, **options)
-
-    def fit(self, x: Any, y: Any = None, **options: Any) -> Any:
-        """Train on arrays or on batches: see :func:`minidl.train.keras.fit`."""
-        from minidl.train import keras
-
-        return keras.fit(self, x, y, **options)
-
-    def evaluate(self, x: Any, y: Any = None, **options: Any) -> Any:
-        """Loss and metrics over a data set: see :func:`minidl.train.keras.evaluate`."""
-        from minidl.train import keras
-
-        return keras.evaluate(self, x, y, **options)
-
-    def predict(self, x: Any, batch_size: int = 32) -> np.ndarray:
-        """The outputs for all inputs, as a NumPy array: see :func:`minidl.train.keras.predict`."""
-        from minidl.train import keras
-
-        return keras.predict(self, x, batch_size)
-
     # Printing
 
-    def summary(self, *inputs: Any, dtype: Any = None) -> Any:
+    def summary(self, *inputs: Any, dtype: Any = None) -> Summary:
         """A table of layers, output shapes, parameters, FLOPs and memory: see :func:`minidl.nn.summary.summary`."""
-        from minidl.nn.summary import summary
-
         return summary(self, *inputs, dtype=dtype)
 
     def extra_repr(self) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from minidl.core.context import no_grad, using
 from minidl.core.primitive import Primitive
 from minidl.core.tensor import Tensor, as_tensor
-from minidl.nn.module import Module
 
 # Floating-point operations of one call, from (inputs, static parameters, outputs). A multiply-add counts as two.
 
@@ -179,8 +178,8 @@ def _shapes(output: Any) -> Any:
     return tuple(_shapes(o) for o in output) if isinstance(output, (tuple, list)) else type(output).__name__
 
 
-def summary(module: Module, *inputs: Any, dtype: Any = None) -> Summary:
-    """Run ``module`` once, without recording and as for evaluation, and tabulate what every layer does.
+def summary(module: Any, *inputs: Any, dtype: Any = None) -> Summary:
+    """Run ``module`` (a Module) once, without recording and as for evaluation, and tabulate what every layer does.
 
     Each of ``inputs`` is a whole input shape, batch axis included, for which zeros of ``dtype`` (default: that of the
     module's parameters) stand in, or an array or Tensor to be used itself (token indices, say).
@@ -198,7 +197,7 @@ def summary(module: Module, *inputs: Any, dtype: Any = None) -> Summary:
     counted: set[int] = set()
     names = {id(m): name for name, m in module.named_modules()}
 
-    def enter(m: Module, _: tuple) -> None:
+    def enter(m: Any, _: tuple) -> None:
         row = Row(names[id(m)], type(m).__name__, len(stack))
         for p in m.parameters(recurse=False):
             if id(p) not in counted:
@@ -208,7 +207,7 @@ def summary(module: Module, *inputs: Any, dtype: Any = None) -> Summary:
         rows.append(row)
         stack.append(row)
 
-    def leave(m: Module, _: tuple, output: Any) -> None:
+    def leave(m: Any, _: tuple, output: Any) -> None:
         row = stack.pop()
         row.output_shape = _shapes(output)
         if not list(m.children()):

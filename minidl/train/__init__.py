@@ -1,5 +1,6 @@
-"""Training: the Trainer, metrics, callbacks, checkpoints."""
+"""Training: the Trainer, metrics, callbacks, checkpoints, and Keras' methods for every Module."""
 
+from minidl.train import keras
 from minidl.train.callbacks import (
     Callback,
     CSVLogger,
@@ -54,4 +55,5 @@ __all__ = [
     "TensorBoard",
     "TopK",
     "Trainer",
+    "keras",
 ]

@@ -1,7 +1,16 @@
-"""``model.compile(…)``, ``fit``, ``evaluate`` and ``predict`` as people from Keras know them, on the same Trainer.
+"""``compile``, ``fit``, ``evaluate`` and ``predict`` as people from Keras know them, on the same Trainer.
 
-What differs from Keras: the cross-entropies take logits, so a model for them does not end in a softmax; outputs of
-``predict`` are then logits too.
+Once ``minidl.train`` is imported, every Module has these functions as methods::
+
+    import minidl.train
+    from minidl import nn
+
+    model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    model.fit(x, y, epochs=5, validation_split=0.1)
+
+Unlike Keras', the cross-entropies take logits, so a model for them does not end in a softmax, and its ``predict``
+returns logits.
 """
 
 from __future__ import annotations
@@ -191,3 +200,7 @@ def _loader(x: Any, y: Any, batch_size: int, shuffle: bool = False) -> Iterable:
             raise ValueError("give the targets y too, or batches of (inputs, targets)")
         return x
     return DataLoader(ArrayDataset(_array(x), _array(y)), batch_size, shuffle=shuffle)
+
+
+for method in (compile, fit, evaluate, predict):
+    setattr(nn.Module, method.__name__, method)

@@ -1,5 +1,8 @@
 """compile / fit / evaluate / predict."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -129,3 +132,11 @@ def test_an_uncompiled_model_predicts():
     x, _ = arrays()
     np.testing.assert_array_equal(net.predict(x), net.predict(x))
     assert net.training
+
+
+def test_importing_minidl_train_is_enough():
+    code = (
+        "from minidl import nn; assert not hasattr(nn.Module, 'fit'); "
+        "import minidl.train; nn.Linear(2, 1).compile('sgd', 'mse')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,6 @@ tensors has its name (``minidl.zeros_like``). Subpackages (``minidl.nn``, ``mini
 used.
 """
 
-__version__ = "0.1.0"
-
 from minidl import blas as _blas  # noqa: I001  (before NumPy is imported anywhere else)
 from minidl import autograd, ops
 from minidl.core.context import detect_anomaly, enable_grad, is_grad_enabled, no_grad
@@ -30,6 +28,7 @@ from minidl.creation import (
 )
 from minidl.random import Generator, manual_seed
 from minidl.core.tensor import Tensor, as_tensor, from_dlpack, tensor
+from minidl.version import __version__
 
 _registry.apply_environment()
 

@@ -12,8 +12,10 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+from minidl.errors import UserError
 
-class CorruptFileError(ValueError):
+
+class CorruptFileError(UserError, ValueError):
     """A data file is truncated, damaged, or not what it should be. The message names the file."""
 
 

@@ -8,29 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 
+from minidl.errors import UserError
+from minidl.version import __version__
+
 COMMANDS = ("train", "resume", "evaluate", "predict", "generate", "info", "recipes", "backends", "kernels")
 
 
-class UserError(Exception):
-    """A mistake of the user's: shown as one line, without a traceback."""
-
-
 def parser() -> argparse.ArgumentParser:
-    """The parser with every sub-command that is there."""
-    import minidl
-
+    """The parser with every sub-command."""
     top = argparse.ArgumentParser(prog="minidl", description="Train, use and inspect models; see COMMAND --help.")
-    top.add_argument("--version", action="version", version=f"minidl {minidl.__version__}")
+    top.add_argument("--version", action="version", version=f"minidl {__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        try:
-            module = importlib.import_module(f"minidl.cli.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"minidl.cli.{name}":
-                raise
-            continue
-        module.register(subparsers)
+        importlib.import_module(f"minidl.cli.{name}").register(subparsers)
     return top
 
 
@@ -58,11 +49,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     """What is reported in a line: mistakes in the command, missing and damaged files, absent libraries, NaN losses."""
     from minidl.backend import BackendError
-    from minidl.data import CorruptFileError
-    from minidl.recipes import ConfigError
-    from minidl.train import CheckpointError, NonFiniteLossError
 
-    return (
-        UserError, ConfigError, BackendError, CorruptFileError, CheckpointError, NonFiniteLossError,
-        ImportError, OSError,
-    )  # fmt: skip
+    return UserError, BackendError, ImportError, OSError

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from minidl.cli import UserError
+from minidl.errors import UserError
 
 
 def register(subparsers) -> None:

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from minidl.errors import UserError
+
 
 def register(subparsers) -> None:
     p = subparsers.add_parser(
@@ -84,7 +86,6 @@ def _import_modules(arguments: argparse.Namespace) -> None:
 
 
 def _known_primitive(name: str) -> str:
-    from minidl.cli import UserError
     from minidl.ops import primitives
 
     if name not in primitives:
@@ -135,17 +136,12 @@ def _exists(primitive: str) -> bool:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from minidl.cli import UserError
     from minidl.testing import conformance
-    from minidl.testing.replay import ReplayError
 
     _import_modules(arguments)
     failed = checked = 0
     if arguments.replay:
-        try:
-            reports = conformance.replay(arguments.replay)
-        except ReplayError as error:
-            raise UserError(str(error)) from error
+        reports = conformance.replay(arguments.replay)
         for report in reports:
             print(report)
         return int(not all(report.ok for report in reports))
@@ -175,7 +171,6 @@ def _is_chosen(kernel, modules: list[str]) -> bool:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     from minidl.backend import load
-    from minidl.cli import UserError
     from minidl.testing import bench
     from minidl.testing.roofline import roofline
 
@@ -243,7 +238,6 @@ test_kernels = conformance_tests("{backend}", ["{name}"], module="{module}")
 
 
 def run_new(arguments: argparse.Namespace) -> int:
-    from minidl.cli import UserError
     from minidl.files import atomic_write
     from minidl.ops import primitives
 

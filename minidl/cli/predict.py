@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minidl.cli import UserError
 from minidl.cli.train import add_backend, choose_backend
+from minidl.errors import UserError
 
 
 def register(subparsers) -> None:
@@ -23,9 +23,10 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl import as_tensor, nn, no_grad
+    from minidl import ops
     from minidl.recipes import ImageRecipe
     from minidl.recipes.run import Run
+    from minidl.train.trainer import predict
 
     images = arguments.images
     if arguments.run_folder and Path(arguments.run_folder).is_file():  # RUN was left out
@@ -42,9 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     choose_backend(arguments.backend or made.content["backend"])
     model = made.trained_model()
     for path in images:
-        with no_grad():
-            scores = nn.functional.softmax(model(as_tensor(recipe.read_image(path))), axis=1)
-        p = np.asarray(scores)[0]
+        scores = predict(model, recipe.read_image(path))
+        p = np.asarray(ops.softmax(scores, axis=1))[0]
         best = np.argsort(-p)[: arguments.top]
         print(f"{path}: " + ", ".join(f"{recipe.classes[i]} {100 * p[i]:.1f} %" for i in best))
     return 0

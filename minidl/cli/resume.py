@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli import UserError
 from minidl.cli.train import add_display, choose_backend, finish
+from minidl.errors import UserError
 
 
 def register(subparsers) -> None:

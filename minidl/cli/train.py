@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli import UserError
+from minidl.errors import UserError
 
 
 def register(subparsers) -> None:

@@ -1,15 +1,13 @@
 """Data: datasets, loading, transforms of images and text."""
 
-from minidl.files import CorruptFileError
-
-from .cifar import CIFAR10, CIFAR100
-from .dataset import ArrayDataset, ConcatDataset, Dataset, Subset, TensorDataset, random_split
-from .digits import Digits
-from .folder import ImageFolder
-from .loader import DataLoader, collate
-from .mnist import MNIST, FashionMNIST
-from .rng import SampleStreams, sample_rng, sample_streams
-from .sampler import (
+from minidl.data.cifar import CIFAR10, CIFAR100
+from minidl.data.dataset import ArrayDataset, ConcatDataset, Dataset, Subset, TensorDataset, random_split
+from minidl.data.digits import Digits
+from minidl.data.folder import ImageFolder
+from minidl.data.loader import DataLoader, collate
+from minidl.data.mnist import MNIST, FashionMNIST
+from minidl.data.rng import SampleStreams, sample_rng, sample_streams
+from minidl.data.sampler import (
     BatchSampler,
     ContiguousBatchSampler,
     RandomSampler,
@@ -18,9 +16,9 @@ from .sampler import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
-from .shakespeare import TinyShakespeare
-from .text import BPETokenizer, CharTokenizer, TextWindows, Vocab, pad_sequences
-from .transforms import (
+from minidl.data.shakespeare import TinyShakespeare
+from minidl.data.text import BPETokenizer, CharTokenizer, TextWindows, Vocab, pad_sequences
+from minidl.data.transforms import (
     CenterCrop,
     ColorJitter,
     Compose,
@@ -37,6 +35,7 @@ from .transforms import (
     Resize,
     ToArray,
 )
+from minidl.files import CorruptFileError
 
 __all__ = [
     "CIFAR10",

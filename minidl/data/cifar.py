@@ -12,12 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from minidl import files as storage
+from minidl import files
+from minidl.data.dataset import ArrayDataset
+from minidl.data.folder import ImageFolder
+from minidl.data.transforms import ToArray
 from minidl.files import CorruptFileError
-
-from .dataset import ArrayDataset
-from .folder import ImageFolder
-from .transforms import ToArray
 
 
 class _CIFAR(ArrayDataset):
@@ -46,16 +45,16 @@ class _CIFAR(ArrayDataset):
         return [base / self.folder, base / self.archive]
 
     def _find(self, root, fetch: bool) -> Path:
-        bases = storage.data_folders(root)
+        bases = files.data_folders(root)
         if root is not None and (bases[0].is_file() or self._is_it(bases[0])):
             return bases[0]
         looked_at = [path for base in bases for path in self._candidates(base)]
-        path = storage.find(looked_at)
+        path = files.find(looked_at)
         if path is None:
             if not fetch:
-                raise storage.missing(type(self).__name__, looked_at, "or pass download=True")
+                raise files.missing(type(self).__name__, looked_at, "or pass download=True")
             url = f"{self.url}{self.archive}"
-            path = storage.download(url, bases[0] / self.archive, md5=self.archive_md5)
+            path = files.download(url, bases[0] / self.archive, md5=self.archive_md5)
         return path
 
     def _is_it(self, folder: Path) -> bool:
@@ -69,7 +68,7 @@ class _CIFAR(ArrayDataset):
             contents = {}
             for name in names:
                 if not (path / name).is_file():
-                    raise storage.missing(f"{type(self).__name__}'s {name}", [path / name])
+                    raise files.missing(f"{type(self).__name__}'s {name}", [path / name])
                 if (path / name).stat().st_size != size:
                     raise CorruptFileError(f"{path / name}: {(path / name).stat().st_size} bytes long, expected {size}")
                 contents[name] = (path / name).read_bytes()

@@ -8,10 +8,9 @@ from itertools import accumulate
 
 import numpy as np
 
+from minidl.data.rng import current_streams, sample_streams, use_streams
+from minidl.data.transforms import apply_batch
 from minidl.random import Generator, default_generator
-
-from .rng import current_streams, sample_streams, use_streams
-from .transforms import apply_batch
 
 
 class Dataset:

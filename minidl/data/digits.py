@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import ArrayDataset
+from minidl.data.dataset import ArrayDataset
 
 
 class Digits(ArrayDataset):

@@ -11,11 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from minidl.data.dataset import ArrayDataset, Dataset
+from minidl.data.rng import sample_streams
+from minidl.data.transforms import ToArray, apply_one, as_chw
 from minidl.files import CorruptFileError
-
-from .dataset import ArrayDataset, Dataset
-from .rng import sample_streams
-from .transforms import ToArray, apply_one, as_chw
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 # Pillow's other readers (EPS runs Ghostscript, for one) are no business of a file that calls itself .png.

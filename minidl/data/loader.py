@@ -13,11 +13,10 @@ from itertools import islice
 
 import numpy as np
 
+from minidl.data.dataset import get_items
+from minidl.data.rng import SampleStreams, use_streams
+from minidl.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from minidl.random import Generator, default_generator
-
-from .dataset import get_items
-from .rng import SampleStreams, use_streams
-from .sampler import BatchSampler, RandomSampler, SequentialSampler
 
 # Sub-streams of an epoch's generator.
 _ORDER, _SAMPLES, _BATCHES = 0, 1, 2

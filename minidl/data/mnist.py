@@ -13,11 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from minidl import files as storage
+from minidl import files
+from minidl.data.dataset import ArrayDataset
+from minidl.data.transforms import ToArray
 from minidl.files import CorruptFileError
-
-from .dataset import ArrayDataset
-from .transforms import ToArray
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -132,17 +131,17 @@ class MNIST(ArrayDataset):
         self.images, self.labels = self.arrays
 
     def _read(self, root, stem: str, shape: tuple[int, ...], fetch: bool) -> np.ndarray:
-        bases = storage.data_folders(root)
+        bases = files.data_folders(root)
         if root is not None and bases[0].is_file():  # one of the four files
             bases = [bases[0].parent]
         looked_at = [
             base / folder / f"{stem}{ending}" for base in bases for folder in self.folders for ending in (".gz", "")
         ]
-        path = storage.find(looked_at)
+        path = files.find(looked_at)
         if path is None:
             if not fetch:
-                raise storage.missing(f"{type(self).__name__}'s {stem}", looked_at, "or pass download=True")
-            path = storage.download(
+                raise files.missing(f"{type(self).__name__}'s {stem}", looked_at, "or pass download=True")
+            path = files.download(
                 tuple(f"{mirror}{stem}.gz" for mirror in self.mirrors),
                 bases[0] / self.name / f"{stem}.gz",
                 md5=self.archive_md5[stem],

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from minidl.data.rng import derive, sample_rng
 from minidl.random import Generator
-
-from .rng import derive, sample_rng
 
 
 class Sampler:

@@ -7,10 +7,9 @@ import os
 
 import numpy as np
 
-from minidl import files as storage
+from minidl import files
+from minidl.data.text import CharTokenizer, TextWindows
 from minidl.files import CorruptFileError
-
-from .text import CharTokenizer, TextWindows
 
 
 class TinyShakespeare(TextWindows):
@@ -48,15 +47,15 @@ class TinyShakespeare(TextWindows):
         tokenizer=None,
         download: bool = False,
     ):
-        bases = storage.data_folders(root)
+        bases = files.data_folders(root)
         names = ("tinyshakespeare.txt", "tinyshakespeare/input.txt", "input.txt")
         is_file = root is not None and bases[0].is_file()
         looked_at = bases if is_file else [base / name for base in bases for name in names]
-        path = storage.find(looked_at)
+        path = files.find(looked_at)
         if path is None:
             if not download:
-                raise storage.missing("tiny Shakespeare", looked_at, "or pass download=True")
-            path = storage.download(self.url, looked_at[0], sha256=self.sha256)
+                raise files.missing("tiny Shakespeare", looked_at, "or pass download=True")
+            path = files.download(self.url, looked_at[0], sha256=self.sha256)
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:

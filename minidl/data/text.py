@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from minidl.data.dataset import Dataset
 from minidl.files import CorruptFileError, atomic_write
-
-from .dataset import Dataset
 
 
 def _save_json(path: str | os.PathLike, content: dict) -> None:

@@ -22,9 +22,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from minidl.data.rng import SampleStreams, derive, sample_rng, sample_streams, use_streams
 from minidl.random import Generator
-
-from .rng import SampleStreams, derive, sample_rng, sample_streams, use_streams
 
 
 def apply_batch(transform: Callable, images: np.ndarray, streams: SampleStreams) -> np.ndarray:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-import minidl
 from minidl import ops
 from minidl.data import DataLoader
+from minidl.errors import UserError
+from minidl.random import manual_seed
 from minidl.train import Trainer
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A recipe or one of its settings is unknown, or a value does not fit."""
 
 
@@ -93,7 +94,7 @@ class Recipe:
     ) -> tuple[Trainer, DataLoader, DataLoader]:
         """Trainer, training loader and evaluation loader, all from ``config["seed"]``; ``options`` go to the
         Trainer."""
-        minidl.manual_seed(config["seed"])
+        manual_seed(config["seed"])
         model = self.model(config)
         train_loader, eval_loader = self.data(config, path)
         self.prepare(model, train_loader)

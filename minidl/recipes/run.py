@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-import minidl
 from minidl import recipes, serialization
-from minidl.cli import UserError
+from minidl.errors import UserError
 from minidl.files import atomic_write
 from minidl.train import CSVLogger, JSONLLogger, LambdaCallback, LearningCurve, TensorBoard, Trainer
 from minidl.train.callbacks import jsonable
 from minidl.train.progress import Silent, choose
+from minidl.version import __version__
 
 
 class Logged(Silent):
@@ -96,7 +96,7 @@ class Run:
             "backend": backend,
             "jit": jit,
             "versions": {
-                "minidl": minidl.__version__, "numpy": np.__version__, "python": platform.python_version(),
+                "minidl": __version__, "numpy": np.__version__, "python": platform.python_version(),
             },
         }  # fmt: skip
         return cls(folder, content)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from minidl.core.registry import namespace
+from minidl.errors import UserError
 
 #: how an array may lie in memory, the simplest first; ``broadcast`` has stride 0 and, in NumPy, is read-only
 LAYOUTS = ("C", "offset", "F", "reversed", "strided", "broadcast")
@@ -107,7 +108,7 @@ class Case:
         return f"{self.primitive}({', '.join(parts)})"
 
 
-class ReplayError(ValueError):
+class ReplayError(UserError, ValueError):
     """The file is not a saved case."""
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.errors import UserError
 from minidl.optim.state import join_arrays, split_arrays
 from minidl.serialization import from_bytes, to_bytes
 
@@ -32,7 +33,7 @@ _FILES = ("model.safetensors", "training.safetensors", "state.json")
 _VERSION = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint is damaged, incomplete, or not one. The message names the file and what to do."""
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import to_numpy
+from minidl.core.context import no_grad
+from minidl.core.tensor import as_tensor
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -76,9 +78,6 @@ class MeanLoss(Mean):
         super().__init__(name)
 
     def update(self, output: Any, target: Any) -> None:
-        from minidl import as_tensor
-        from minidl.core.context import no_grad
-
         with no_grad():
             value = self.loss(as_tensor(output), as_tensor(target))
         super().update(float(value), len(target))

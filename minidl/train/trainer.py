@@ -16,20 +16,21 @@ from typing import Any
 
 import numpy as np
 
-import minidl
-import minidl.random
 from minidl import serialization
 from minidl.core.context import no_grad
 from minidl.core.tensor import Tensor, as_tensor
+from minidl.errors import UserError
+from minidl.jit import jit as capture
 from minidl.optim import ExponentialMovingAverage, clip_grad_norm_, clip_grad_value_
 from minidl.optim.lr_scheduler import ReduceLROnPlateau
+from minidl.random import Generator, default_generator
 from minidl.train import checkpoint
 from minidl.train import progress as display
 from minidl.train.callbacks import Callback
 from minidl.train.metrics import Mean, Metric, as_array, get
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(UserError, ArithmeticError):
     """The loss became NaN or infinite. The weights are those from before the step."""
 
 
@@ -132,7 +133,7 @@ class Trainer:
         self.checkpoint_every, self.checkpoint_steps = checkpoint_every, checkpoint_steps
         self.keep_checkpoints = keep_checkpoints
         self.on_nan, self.display = on_nan, display.choose(progress)
-        self._captured = minidl.jit(self._whole_step) if jit else None
+        self._captured = capture(self._whole_step) if jit else None
 
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = 0
@@ -179,8 +180,8 @@ class Trainer:
             self._started_at = (self.epoch, self.step)
             if self.seed is not None:
                 # Folded, so that dropout does not draw the very numbers that made the initial weights.
-                state = minidl.random.Generator(self.seed).fold_in(0x747261696E).get_state()
-                minidl.random.default_generator().set_state(state)
+                state = Generator(self.seed).fold_in(0x747261696E).get_state()
+                default_generator().set_state(state)
             self.should_stop = False
         last_epoch = math.inf if epochs is None else self._started_at[0] + epochs
         last_step = math.inf if max_steps is None else self._started_at[1] + max_steps
@@ -613,14 +614,14 @@ def _random_state() -> dict[str, Any]:
     """Python's, NumPy's and minidl's global generators."""
     version, words, gauss = random.getstate()
     return {
-        "minidl": minidl.random.default_generator().get_state(),
+        "minidl": default_generator().get_state(),
         "numpy": np.random.get_state(),
         "python": (version, np.array(words, np.uint32), gauss),
     }
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
-    minidl.random.default_generator().set_state(state["minidl"])
+    default_generator().set_state(state["minidl"])
     np.random.set_state(tuple(state["numpy"]))
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.testing.samples import Sample, samples, strided, transposed
+from minidl import ops
+from minidl.ops import primitives
+from minidl.testing.samples.registry import SAMPLES, Sample, samples, strided, transposed
 
 
 def _one(*parameter_sets: dict, shapes: tuple = ((2, 4), (), (0, 4), (2, 1, 2)), spread: float = 2.0) -> Callable:
@@ -27,8 +29,6 @@ def _gradient(*parameter_sets: dict, of: str = "x", shapes: tuple = ((2, 4), (0,
     """A gradient and, of one shape with it, the input (``of="x"``) or the output (a function of the input)."""
 
     def make(rng: np.random.Generator) -> Iterator[Sample]:
-        from minidl import ops
-
         def kept(shape: tuple, params: dict) -> np.ndarray:
             x = 2 * rng.normal(size=shape)
             return x if of == "x" else np.asarray(getattr(ops, of)(x, **params))
@@ -42,8 +42,6 @@ def _gradient(*parameter_sets: dict, of: str = "x", shapes: tuple = ((2, 4), (0,
 
 
 def _forward(name: str, args: tuple, params: dict) -> Any:
-    from minidl.ops import primitives
-
     return primitives[name](*args, **params)
 
 
@@ -244,8 +242,6 @@ for _n in (1, 2, 3):
 
 @samples("max_pool_grad")
 def _max_pool_grad(rng: np.random.Generator) -> Iterator[Sample]:
-    from minidl.testing.samples import SAMPLES
-
     for n in (1, 2):
         for args, params in SAMPLES[f"max_pool{n}d"](rng):
             out, indices = _forward(f"max_pool{n}d", args, params)

@@ -1,6 +1,9 @@
 """Reproducible random numbers: a :class:`Generator` is a 64-bit key and a position in that key's stream.
 
-The bits come from :func:`minidl.ops.random_bits` (Philox-4x32-10), which are the same on every backend.
+The bits come from a counter, by Philox-4x32-10: J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011. Ten rounds of multiplication and XOR turn a 128-bit counter and a 64-bit key into
+128 random bits. There is no state to carry from one number to the next, so every backend makes the same bits, in any
+order and in parallel; :func:`minidl.ops.random_bits` is this stream as a primitive.
 """
 
 from __future__ import annotations
@@ -15,16 +18,50 @@ import numpy as np
 
 from minidl.core.context import current, enter, process, using
 from minidl.core.trace import live
-from minidl.ops.random import philox_rounds, random_bits
 
 _advancing = threading.Lock()
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
+# Multipliers and key increments (Weyl constants) of table 2 of the paper's Philox-4x32 and of its reference code.
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+# Counters are worked through in blocks that stay in the processor's cache.
+_BLOCK = 1 << 14
+
+
+def philox_rounds(c0, c1, c2, c3, key0, key1):
+    """The ten rounds on arrays of uint64 that hold 32-bit words: counters ``c0..c3`` and key words ``key0, key1``
+    (ints, or arrays that broadcast). Returns the four output words, likewise."""
+    for r in range(10):
+        k0 = (key0 + np.uint64(r * _W0 & 0xFFFFFFFF)) & _LOW
+        k1 = (key1 + np.uint64(r * _W1 & 0xFFFFFFFF)) & _LOW
+        p0, p1 = _M0 * c0, _M1 * c2
+        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
+    return c0, c1, c2, c3
+
+
+def philox(key: int, offset: int, size: int) -> np.ndarray:
+    """``size`` uint32 words: number ``offset`` and on of the stream with the 64-bit ``key``.
+
+    Word ``i`` of the stream is word ``i % 4`` of the Philox block with counter ``i // 4``.
+    """
+    first, last = offset // 4, -(-(offset + size) // 4)
+    key0, key1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
+    out = np.empty((last - first, 4), np.uint32)
+    for start in range(first, last, _BLOCK):
+        counter = np.arange(start, min(start + _BLOCK, last), dtype=np.uint64)
+        zero = np.zeros_like(counter)
+        words = philox_rounds(counter & _LOW, counter >> _32, zero, zero, key0, key1)
+        for j, word in enumerate(words):
+            out[start - first : start - first + len(counter), j] = word
+    return out.reshape(-1)[offset - 4 * first :][:size]
 
 
 def _mix(a: int, b: int) -> int:
     """A 64-bit hash of two 64-bit numbers: half a Philox block with ``a`` as key and ``b`` in the counter.
 
-    The rounds of :func:`minidl.ops.random.philox_rounds` once more, on Python ints: arrays of one are slow.
+    The rounds of :func:`philox_rounds` once more, on Python ints: arrays of one are slow.
     """
     key0, key1 = a & _MASK32, a >> 32
     c0, c1, c2, c3 = b & _MASK32, b >> 32, 0x6D696E69, 0x646C
@@ -87,7 +124,7 @@ class Generator:
 
     def bits(self, n: int) -> np.ndarray:
         """``n`` random uint32 words."""
-        return np.asarray(random_bits.reference(key=self.key, offset=self._advance(n), size=n))
+        return np.asarray(philox(self.key, self._advance(n), n))
 
     def uniform(
         self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, dtype: Any = np.float32

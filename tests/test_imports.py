@@ -24,8 +24,8 @@ LAYERS = (
     ("minidl.blas", "minidl.files"),
     ("minidl.core",),
     ("minidl.backend",),
-    ("minidl.ops",),
     ("minidl.random",),
+    ("minidl.ops",),
     ("minidl.autograd", "minidl.creation"),
     ("minidl.jit",),
     ("minidl.nn",),
@@ -37,7 +37,7 @@ LAYERS = (
 )
 
 #: What a kernel package may use of minidl.
-OPEN_TO_KERNELS = {"minidl.blas", "minidl.files", "minidl.core", "minidl.backend", "minidl.ops", "minidl.jit"}
+OPEN_TO_KERNELS = {f"minidl.{name}" for name in ["blas", "files", "core", "backend", "ops", "random", "jit"]}
 
 #: The same for the parts of the numba package, which as a whole (its ``__init__`` and ``backend``) is on top of them.
 NUMBA_LAYERS = (
@@ -126,13 +126,12 @@ def circles(graph: Graph) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-@pytest.mark.xfail(reason="circles of core, ops and nn, and of numba's compiler and kernels, are being removed")
 def test_no_circle_of_files_is_longer_than_two():
     long = [", ".join(group) for group in circles(file_graph()) if len(group) > 2]
     assert not long, "\n".join(long)
 
 
-@pytest.mark.xfail(reason="circles of core, ops and nn, and of numba's compiler and kernels, are being removed")
+@pytest.mark.xfail(reason="numba's kernels and compiler need each other")
 def test_no_circle_between_packages():
     graph: Graph = {}
     for one, other in between_packages():
@@ -146,8 +145,13 @@ def test_every_package_has_a_layer():
     assert placed == {package(m) for m in modules() if m.split(".")[0] == "minidl"}
 
 
-@pytest.mark.xfail(reason="circles of core, ops and nn, and of numba's compiler and kernels, are being removed")
-@pytest.mark.parametrize("layers", [LAYERS, NUMBA_LAYERS], ids=["minidl", "numba"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param(LAYERS, id="minidl"),
+        pytest.param(NUMBA_LAYERS, id="numba", marks=pytest.mark.xfail(reason="kernels and compiler need each other")),
+    ],
+)
 def test_imports_go_downwards(layers):
     level = {name: i for i, layer in enumerate(layers) for name in layer}
     upwards = [

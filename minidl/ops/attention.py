@@ -19,10 +19,11 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import backend_of, namespace
 from minidl.ops.elementwise import astype, broadcast_to, exp, log, sum_to, where, zeros_like
 from minidl.ops.linalg import matmul
-from minidl.ops.random import keyed_dropout, philox_rounds
+from minidl.ops.random import keyed_dropout
 from minidl.ops.reduction import max as max_
 from minidl.ops.reduction import sum as sum_
 from minidl.ops.shape import expand, repeat, reshape, swapaxes
+from minidl.random import default_generator, philox_rounds
 
 
 def _blocks(length: int, size: int | None) -> list[tuple[int, int]]:
@@ -292,8 +293,6 @@ def scaled_dot_product_attention(
             )
     key = offset = 0
     if dropout_p:
-        from minidl.random import default_generator
-
         key, offset = (generator or default_generator()).reserve(math.prod(shape))
     scale = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
     return _attention(

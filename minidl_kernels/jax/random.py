@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minidl.backend import kernel
-from minidl.ops.random import philox_rounds
+from minidl.random import philox_rounds
 
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 

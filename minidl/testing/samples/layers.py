@@ -251,7 +251,9 @@ def _max_pool_grad(rng: np.random.Generator) -> Iterator[Sample]:
 @samples("embedding")
 def _embedding(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, padding_idx in (((4,), None), ((2, 3), 1), ((), None), ((0,), None)):
-        yield (np.asarray(rng.integers(0, 5, shape)), rng.normal(size=(5, 3))), {"padding_idx": padding_idx}
+        # the padding's row is not looked up: by design its gradient is not what finite differences find
+        first = 0 if padding_idx is None else padding_idx + 1
+        yield (np.asarray(rng.integers(first, 5, shape)), rng.normal(size=(5, 3))), {"padding_idx": padding_idx}
     yield (strided(rng.integers(0, 5, 4)), strided(rng.normal(size=(5, 3)))), {}
 
 

@@ -42,8 +42,11 @@ class KernelError(AssertionError):
 # Arrays
 
 
-class ndarray(np.ndarray):
-    """A "device" array."""
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    """A "device" array: it holds one of NumPy's, and has its methods, but is none itself."""
+
+    def __init__(self, host: np.ndarray) -> None:
+        self._host = host
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         _refuse_host(inputs)
@@ -58,16 +61,60 @@ class ndarray(np.ndarray):
         _refuse_host(args)
         return _device(function(*_plain(args), **{k: _plain(v) for k, v in options.items()}))
 
+    def __array__(self, *args: Any, **options: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__") and name not in ("__len__",):
+            raise AttributeError(name)  # __array_interface__, say
+        found = getattr(self._host, name)
+        if not callable(found):
+            return _device(found)
+
+        @functools.wraps(found)
+        def call(*args: Any, **options: Any) -> Any:
+            _refuse_host(args)
+            out = options.get("out")
+            result = found(*_plain(args), **{k: _plain(v) for k, v in options.items()})
+            return _device(result) if out is None else out
+
+        return call
+
     def __getitem__(self, key: Any) -> Any:
-        return _device(np.ndarray.__getitem__(self, _plain(key)))
+        return _device(self._host[_plain(key)])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _refuse_host((value,))
+        self._host[_plain(key)] = _plain(value)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_device, iter(self._host))
+
+    def __bool__(self) -> bool:
+        return bool(self._host)
+
+    def __int__(self) -> int:
+        return int(self._host)
+
+    def __index__(self) -> int:
+        return self._host.__index__()
+
+    def __float__(self) -> float:
+        return float(self._host)
+
+    def __repr__(self) -> str:
+        return f"fake {self._host!r}"
 
     def get(self, stream: Any, out: np.ndarray, blocking: bool) -> None:
-        out[...] = _plain(self)
+        out[...] = self._host
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, ndarray):
-        return value.view(np.ndarray)
+        return value._host
     if isinstance(value, (tuple, list)):
         return type(value)(map(_plain, value))
     return value
@@ -75,7 +122,7 @@ def _plain(value: Any) -> Any:
 
 def _device(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
-        return np.asarray(value).view(ndarray)
+        return ndarray(np.asarray(value))
     return tuple(map(_device, value)) if isinstance(value, (tuple, list)) else value
 
 
@@ -90,13 +137,13 @@ def _refuse_host(values: Any) -> None:
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     made = np.empty(shape, dtype)
     made.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, or -1
-    return made.view(ndarray)
+    return ndarray(made)
 
 
 def asarray(value: Any, dtype: Any = None) -> ndarray:
     if isinstance(value, ndarray):
         return value if dtype is None or value.dtype == dtype else value.astype(dtype)
-    return np.array(value, dtype).view(ndarray)
+    return ndarray(np.array(value, dtype))
 
 
 def asnumpy(value: Any) -> np.ndarray:
@@ -105,6 +152,12 @@ def asnumpy(value: Any) -> np.ndarray:
 
 def ascontiguousarray(value: ndarray) -> ndarray:
     return _device(np.ascontiguousarray(_plain(value)))  # as NumPy's, it gives a 0-d array an axis
+
+
+def broadcast_to(value: ndarray, shape: tuple) -> ndarray:
+    """Unlike NumPy's, it may be written to."""
+    strides = np.broadcast_to(_plain(value), shape).strides
+    return _device(np.lib.stride_tricks.as_strided(_plain(value), shape, strides))
 
 
 def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
@@ -230,7 +283,7 @@ def _check_type(what: str, a: Any, code: str) -> None:
 def _check_overlap(name: str, arrays: list) -> None:
     for i, a in enumerate(arrays):
         for b in arrays[:i]:
-            if np.may_share_memory(a, b):
+            if np.may_share_memory(_plain(a), _plain(b)):
                 raise KernelError(f"{name}: two arguments share memory")
 
 
@@ -320,7 +373,7 @@ def module() -> types.ModuleType:
     """A module to stand for ``cupy``; it has NumPy's functions, and CuPy's own that the backend uses."""
     made = types.ModuleType("cupy")
     made.__version__ = "fake"
-    for value in (ndarray, RawModule, empty, asarray, asnumpy, ascontiguousarray, matmul):
+    for value in (ndarray, RawModule, empty, asarray, asnumpy, ascontiguousarray, broadcast_to, matmul):
         setattr(made, value.__name__, value)
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1, getDeviceProperties=lambda i: {"name": b"Fake GPU"}, runtimeGetVersion=lambda: 0

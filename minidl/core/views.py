@@ -23,9 +23,10 @@ def assign_(self: Tensor, value: Any) -> Tensor:
     trace.assigning(self, array)
     if isinstance(self.data, np.ndarray):
         self.data[...] = to_numpy(array)
-    else:
+    elif array is not self.data:
         backend = backend_of(self.data)
-        self.data = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape)
+        # a copy: kernels may write into it
+        self.data = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape).copy()
     self._bump()
     return self
 

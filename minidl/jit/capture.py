@@ -132,7 +132,8 @@ class Tracer(Passive):
         outs = out if isinstance(out, tuple) else (out,)
         # a scalar must become an array here, or its identity would be lost when the Tensor is made
         outs = tuple(np.asarray(o) if isinstance(o, (np.generic, int, float, bool)) else o for o in outs)
-        outs = tuple(map(_traced, outs))  # a new object each, also for an output that is an input
+        # a new object each, also for an output that is an input (of a type that is no NumPy array: by indexing it)
+        outs = tuple(_traced(o) if isinstance(o, np.ndarray) or id(o) not in self.by_id else o[...] for o in outs)
         self.steps.append(Step(prim, inputs, dict(params), [self.new_value(o, "computed") for o in outs]))
         return outs if isinstance(out, tuple) else outs[0]
 

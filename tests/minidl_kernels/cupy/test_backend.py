@@ -87,6 +87,22 @@ def test_copies_to_the_host(backend):  # noqa: F811
     np.testing.assert_array_equal(copy_to_host(transposed).wait(), np.arange(6.0).reshape(2, 3).T)
 
 
+def test_assigning_copies(backend):  # noqa: F811
+    """Optimizers write into the arrays of parameters: two parameters must not have one."""
+    import minidl
+    from minidl.backend import use_backend
+
+    with use_backend(backend):
+        source, target = minidl.Tensor(np.zeros(3, np.float32)), minidl.Tensor(np.ones(3, np.float32))
+        target.assign_(source)
+        source.data[...] = 7
+        np.testing.assert_array_equal(target.numpy(), np.zeros(3))
+        target.assign_(target)
+        target.assign_(2)
+        np.testing.assert_array_equal(target.numpy(), np.full(3, 2))
+        assert target.data.flags.c_contiguous
+
+
 def test_package_has_no_other_names():
     import minidl_kernels.cupy
 

@@ -248,3 +248,28 @@ def test_training_agrees_with_numpy(backend, rng):  # noqa: F811
     np.testing.assert_allclose(train(backend), expected, rtol=1e-4)
     ran = {kernel.split("<")[0] for kernel, _, _ in launches[count:]}
     assert {"im2col", "max_pool_grad", "embedding_grad", "attention_grad_q", "lstm_step_grad", "sgd"} <= ran
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "SGD"])
+def test_captured_training_agrees(backend, rule, rng):  # noqa: F811
+    """Kernels that update in place return their inputs: the capture must tell the new values from the old ones."""
+    x, y = rng.normal(size=(8, 6)).astype(np.float32), rng.integers(0, 3, 8)
+
+    def train(capture):
+        with use_backend(backend):
+            minidl.manual_seed(0)
+            model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+            options = {"lr": 0.1, "momentum": 0.9} if rule == "SGD" else {"lr": 0.01}
+            optimizer = getattr(optim, rule)(model.parameters(), **options)
+
+            def step(inputs, targets):
+                optimizer.zero_grad()
+                loss = ops.cross_entropy(model(inputs), targets)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            step = minidl.jit(step) if capture else step
+            return [step(minidl.Tensor(x), minidl.Tensor(y)).item() for _ in range(5)]
+
+    np.testing.assert_allclose(train(True), train(False), rtol=1e-6)

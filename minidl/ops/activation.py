@@ -35,7 +35,7 @@ def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
     """Decorator: the formula is the gradient rule of ``prim``'s only input, and itself a primitive (on arrays)."""
 
     def register(formula: Callable[..., Any]) -> Primitive:
-        fused = primitive(formula, differentiable=False)
+        fused = primitive(formula, differentiable=False, elementwise=prim.elementwise, linear_in=("g",))
         count = len(fused.inputs)
 
         def rule(*values: Any) -> Any:
@@ -50,7 +50,7 @@ def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
     return register
 
 
-@primitive
+@primitive(elementwise=True)
 def relu(x):
     """max(x, 0)."""
     return namespace(x).maximum(x, 0)
@@ -61,7 +61,7 @@ def relu_grad(g, out):
     return g * (out > 0)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def leaky_relu(x, *, negative_slope=0.01):
     """x where positive, ``negative_slope * x`` elsewhere. Maas et al., 2013."""
     xp, zero = namespace(x), x.dtype.type(0)
@@ -74,7 +74,7 @@ def leaky_relu_grad(g, x, *, negative_slope):
     return g * (positive + negative_slope * (1 - positive))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def elu(x, *, alpha=1.0):
     """x where positive, alpha (exp(x) - 1) elsewhere. Clevert et al., 2016."""
     xp, zero = namespace(x), x.dtype.type(0)
@@ -92,7 +92,7 @@ def selu(x):
     return 1.0507009873554805 * elu(x, alpha=1.6732632423543772)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def tanh(x):
     """Hyperbolic tangent."""
     return namespace(x).tanh(x)
@@ -103,7 +103,7 @@ def tanh_grad(g, out):
     return g * (1 - out * out)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def sigmoid(x):
     """1 / (1 + exp(-x))."""
     xp = namespace(x)
@@ -116,7 +116,7 @@ def sigmoid_grad(g, out):
     return g * (out * (1 - out))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def softplus(x, *, beta=1.0, threshold=20.0):
     """log(1 + exp(beta x)) / beta; ``x`` itself where beta x is above ``threshold``, as in PyTorch."""
     xp = namespace(x)
@@ -136,7 +136,7 @@ def logsigmoid(x):
     return -softplus(-x, threshold=math.inf)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def normal_cdf(x):
     """The standard normal distribution function, (1 + erf(x / sqrt(2))) / 2, accurate in the lower tail too."""
     return special_namespace(x).ndtr(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
@@ -152,7 +152,7 @@ normal_cdf.defvjp(x=lambda g, x: g * _normal_pdf(x))
 _GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def gelu(x, *, approximate="none"):
     """x times the normal distribution function at x; ``approximate="tanh"`` is the usual approximation of it.
 
@@ -180,7 +180,7 @@ def gelu_grad(g, x, *, approximate):
     return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def silu(x):
     """x sigmoid(x), also called swish. Elfwing et al., 2017; Ramachandran et al., 2017."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -193,7 +193,7 @@ def silu_grad(g, x):
     return g * (s * (1 + x * (1 - s)))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def mish(x):
     """x tanh(softplus(x)). Misra, 2019."""
     xp = namespace(x)
@@ -207,7 +207,7 @@ def mish_grad(g, x):
     return g * (t + x * (1 - t * t) * sigmoid(x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def softsign(x):
     """x / (1 + |x|)."""
     with np.errstate(invalid="ignore"):
@@ -219,7 +219,7 @@ def softsign_grad(g, x):
     return g / (1 + abs(x)) ** 2
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def hardtanh(x, *, min_val=-1.0, max_val=1.0):
     """x limited to [min_val, max_val]; unlike ``clip``, the gradient is 0 at the bounds themselves (PyTorch)."""
     return namespace(x).clip(x, min_val, max_val)
@@ -240,7 +240,7 @@ def hardsigmoid(x):
     return relu6(x + 3) / 6
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def hardswish(x):
     """x hardsigmoid(x) = x min(max(x + 3, 0), 6) / 6. Howard et al., "Searching for MobileNetV3", 2019."""
     with np.errstate(invalid="ignore"):

@@ -97,7 +97,7 @@ def _finite(m: Any, xp: Any) -> Any:
     return xp.where(m == -xp.inf, 0, m)
 
 
-@primitive(name="scaled_dot_product_attention")
+@primitive(name="scaled_dot_product_attention", random=True)
 def _attention(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale, block_size, key, offset):
     """Returns (out, lse): (..., H, L, Ev) and the log-sum-exp of each row of scores, (..., H, L)."""
     xp = namespace(q, k, v)
@@ -136,7 +136,7 @@ def _attention(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale, block_si
     return (outs[0], lses[0]) if len(outs) == 1 else (xp.concatenate(outs, axis=-2), xp.concatenate(lses, axis=-1))
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, random=True)
 def attention_backward(
     g, g_lse, q, k, v, attn_mask, out, lse, *, dropout_p, is_causal, scale, block_size, key, offset, need_mask=False
 ):

@@ -173,12 +173,12 @@ def _declare(n: int) -> tuple[Any, Any, Any]:
         """Convolution of x (N, C, *size) with weight (O, C / groups, *kernel_size): (N, O, *positions)."""
         return _convolve(x, weight, bias, stride, padding, dilation, groups)
 
-    @primitive(name=f"conv{n}d_input_grad", promote="same")
+    @primitive(name=f"conv{n}d_input_grad", promote="same", linear_in=("dout", "weight"))
     def input_grad(dout, weight, *, input_size, stride, padding, dilation, groups):
         """The gradient of a convolution for its input (N, C, *input_size), from that for its output, ``dout``."""
         return _convolve_input_grad(dout, weight, input_size, stride, padding, dilation, groups)
 
-    @primitive(name=f"conv{n}d_weight_grad", promote="same")
+    @primitive(name=f"conv{n}d_weight_grad", promote="same", linear_in=("dout", "x"))
     def weight_grad(dout, x, *, kernel_size, stride, padding, dilation, groups):
         """The gradient of a convolution for its weight (O, C / groups, *kernel_size), from that for its output."""
         return _convolve_weight_grad(dout, x, kernel_size, stride, padding, dilation, groups)

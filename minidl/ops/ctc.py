@@ -74,7 +74,7 @@ def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
     return xp.where(input_lengths == 0, nothing, loss), alphas
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, linear_in=("g",))
 def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """d loss / d log y_t(k) = -P(at time t the path is at a place of l' that holds k | targets)."""
     xp = namespace(log_probs)

@@ -97,7 +97,7 @@ def _take_diagonals(x: Any, term: str) -> tuple[Any, str]:
     return x, term
 
 
-@primitive(name="einsum", promote="same")
+@primitive(name="einsum", promote="same", linear_in=("xs",))
 def _einsum(*xs, subscripts):
     """The sum of products for explicit subscripts without ellipses, whose terms have no label twice."""
     left, out = subscripts.split("->")

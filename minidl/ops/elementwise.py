@@ -21,14 +21,14 @@ def sum_to(x, shape):
     return x if x.shape == shape else _sum_to(x, shape=shape)
 
 
-@primitive(name="sum_to")
+@primitive(name="sum_to", view=True, identity="shape", linear_in=("x",))
 def _sum_to(x, *, shape):
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
     return x.sum(axis=axes, keepdims=True).reshape(shape)
 
 
-@primitive
+@primitive(view=True, identity="shape", linear_in=("x",))
 def broadcast_to(x, *, shape):
     """``x`` repeated along new and length-one axes to ``shape``. Raises ValueError where it does not broadcast."""
     xp = namespace(x)
@@ -41,7 +41,7 @@ _sum_to.defvjp(x=lambda g, x_shape: broadcast_to(g, shape=x_shape))
 broadcast_to.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape))
 
 
-@primitive
+@primitive(elementwise=True, identity="shape", linear_in=("x",))
 def astype(x, *, dtype):
     """``x`` converted to ``dtype``. The gradient is converted back by the rule, so it needs the input's dtype."""
     return x.astype(dtype)
@@ -50,7 +50,7 @@ def astype(x, *, dtype):
 astype.defvjp(x=lambda g, x: astype(g, dtype=x.dtype))
 
 
-@primitive
+@primitive(elementwise=True, view=True, identity=True, linear_in=("x",))
 def positive(x):
     """``+x``: the identity, with a node of its own in the graph."""
     return x.view() if type(x) is np.ndarray else +x
@@ -59,7 +59,7 @@ def positive(x):
 positive.defvjp(x=lambda g: g)
 
 
-@primitive
+@primitive(elementwise=True, identity=True, linear_in=("x",))
 def copy(x):
     """A copy of ``x`` in memory of its own."""
     return x.copy()
@@ -68,7 +68,7 @@ def copy(x):
 copy.defvjp(x=lambda g: g)
 
 
-@primitive
+@primitive(elementwise=True, view=True, identity=True, linear_in=("x",))
 def contiguous(x):
     """``x`` in C order; ``x`` itself if it is so already."""
     xp = namespace(x)
@@ -78,7 +78,7 @@ def contiguous(x):
 contiguous.defvjp(x=lambda g: g)
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def add(x, y):
     """x + y."""
     return x + y
@@ -87,7 +87,7 @@ def add(x, y):
 add.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape), y=lambda g, y_shape: sum_to(g, shape=y_shape))
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def sub(x, y):
     """x - y."""
     return x - y
@@ -96,7 +96,7 @@ def sub(x, y):
 sub.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape), y=lambda g, y_shape: sum_to(-g, shape=y_shape))
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True, linear_in=("x", "y"))
 def mul(x, y):
     """x * y."""
     return x * y
@@ -105,7 +105,7 @@ def mul(x, y):
 mul.defvjp(x=lambda g, y, x_shape: sum_to(g * y, shape=x_shape), y=lambda g, x, y_shape: sum_to(g * x, shape=y_shape))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True, linear_in=("x",))
 @quiet
 def div(x, y):
     """x / y; integers are divided as floats of the default dtype."""
@@ -118,13 +118,13 @@ div.defvjp(
 )
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def floor_divide(x, y):
     """floor(x / y). Piecewise constant: no gradient flows."""
     return x // y
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def remainder(x, y):
     """x - y * floor(x / y), with the sign of y, as NumPy and PyTorch have it."""
     return x % y
@@ -136,7 +136,7 @@ remainder.defvjp(
 )
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 @quiet
 def pow(x, y):
     """x ** y. An integer array to a negative integer power raises ValueError, as in NumPy."""
@@ -160,7 +160,7 @@ def _pow_base_grad(g, x, y, x_shape):
 pow.defvjp(x=_pow_base_grad, y=_pow_exponent_grad)
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True, linear_in=("x",))
 def neg(x):
     """-x."""
     return -x
@@ -169,7 +169,7 @@ def neg(x):
 neg.defvjp(x=lambda g: -g)
 
 
-@primitive
+@primitive(elementwise=True)
 def abs(x):
     """|x|, with gradient 0 at 0."""
     return namespace(x).abs(x)
@@ -178,13 +178,13 @@ def abs(x):
 abs.defvjp(x=lambda g, x: g * sign(x))
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def sign(x):
     """-1, 0 or 1."""
     return namespace(x).sign(x)
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def square(x):
     """x * x."""
     return x * x
@@ -193,7 +193,7 @@ def square(x):
 square.defvjp(x=lambda g, x: g * (2 * x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def sqrt(x):
     """Square root; NaN for negative numbers."""
@@ -203,7 +203,7 @@ def sqrt(x):
 sqrt.defvjp(x=lambda g, out: g / (2 * out))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def rsqrt(x):
     """1 / sqrt(x)."""
@@ -213,7 +213,7 @@ def rsqrt(x):
 rsqrt.defvjp(x=lambda g, out: -0.5 * g * (out * out * out))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def exp(x):
     """e ** x."""
@@ -223,7 +223,7 @@ def exp(x):
 exp.defvjp(x=lambda g, out: g * out)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def expm1(x):
     """exp(x) - 1, accurate near 0."""
@@ -233,7 +233,7 @@ def expm1(x):
 expm1.defvjp(x=lambda g, out: g * (out + 1))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def log(x):
     """Natural logarithm; -inf at 0, NaN below."""
@@ -243,7 +243,7 @@ def log(x):
 log.defvjp(x=lambda g, x: g / x)
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def log1p(x):
     """log(1 + x), accurate near 0."""
@@ -253,7 +253,7 @@ def log1p(x):
 log1p.defvjp(x=lambda g, x: g / (1 + x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def log2(x):
     """Logarithm to base 2."""
@@ -263,7 +263,7 @@ def log2(x):
 log2.defvjp(x=lambda g, x: g / (x * math.log(2)))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def sin(x):
     """Sine."""
     return namespace(x).sin(x)
@@ -272,7 +272,7 @@ def sin(x):
 sin.defvjp(x=lambda g, x: g * cos(x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def cos(x):
     """Cosine."""
     return namespace(x).cos(x)
@@ -281,7 +281,7 @@ def cos(x):
 cos.defvjp(x=lambda g, x: -g * sin(x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def tan(x):
     """Tangent."""
     return namespace(x).tan(x)
@@ -290,7 +290,7 @@ def tan(x):
 tan.defvjp(x=lambda g, out: g * (1 + out * out))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def arctan(x):
     """Inverse tangent, in (-pi/2, pi/2)."""
     return namespace(x).arctan(x)
@@ -299,7 +299,7 @@ def arctan(x):
 arctan.defvjp(x=lambda g, x: g / (1 + x * x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def sinh(x):
     """Hyperbolic sine."""
@@ -309,7 +309,7 @@ def sinh(x):
 sinh.defvjp(x=lambda g, x: g * cosh(x))
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 @quiet
 def cosh(x):
     """Hyperbolic cosine."""
@@ -328,7 +328,7 @@ def special_namespace(x: Any) -> Any:
     return importlib.import_module(_SPECIAL[namespace(x).__name__])
 
 
-@primitive(promote="float")
+@primitive(promote="float", elementwise=True)
 def erf(x):
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return special_namespace(x).erf(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
@@ -337,13 +337,13 @@ def erf(x):
 erf.defvjp(x=lambda g, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x))
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def maximum(x, y):
     """The larger of x and y; where they are equal each gets half the gradient (PyTorch)."""
     return namespace(x, y).maximum(x, y)
 
 
-@primitive(promote="same")
+@primitive(promote="same", elementwise=True)
 def minimum(x, y):
     """The smaller of x and y; where they are equal each gets half the gradient (PyTorch)."""
     return namespace(x, y).minimum(x, y)
@@ -364,7 +364,7 @@ minimum.defvjp(
 )
 
 
-@primitive
+@primitive(elementwise=True)
 def clip(x, *, min=None, max=None):
     """x limited to [min, max] (Python scalars or None); no gradient outside."""
     if min is None and max is None:
@@ -391,7 +391,7 @@ def where(condition, x, y):
     return _where(condition, x, y)
 
 
-@primitive(name="where")
+@primitive(name="where", elementwise=True)
 def _where(condition, x, y):
     """x where condition, else y: for x and y of one dtype, or one array and a Python scalar."""
     out = namespace(condition, x, y).where(condition, x, y)
@@ -406,49 +406,49 @@ _where.defvjp(
 )
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def ones_like(x):
     """Ones with the shape and dtype of x."""
     return namespace(x).ones_like(x)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def zeros_like(x):
     """Zeros with the shape and dtype of x."""
     return namespace(x).zeros_like(x)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def equal(x, y):
     """x == y."""
     return namespace(x, y).equal(x, y)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def not_equal(x, y):
     """x != y."""
     return namespace(x, y).not_equal(x, y)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def less(x, y):
     """x < y."""
     return namespace(x, y).less(x, y)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def less_equal(x, y):
     """x <= y."""
     return namespace(x, y).less_equal(x, y)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def greater(x, y):
     """x > y."""
     return namespace(x, y).greater(x, y)
 
 
-@primitive(promote="same", differentiable=False)
+@primitive(promote="same", differentiable=False, elementwise=True)
 def greater_equal(x, y):
     """x >= y."""
     return namespace(x, y).greater_equal(x, y)
@@ -461,7 +461,7 @@ def _logic(name: str):
         return getattr(namespace(x, y), f"bitwise_{name}")(x, y)
 
     function.__doc__ = f"x {dict(zip(('and', 'or', 'xor'), '&|^'))[name]} y: logical on booleans, bitwise on integers."
-    return primitive(function, name=f"logical_{name}", differentiable=False)
+    return primitive(function, name=f"logical_{name}", differentiable=False, elementwise=True)
 
 
 logical_and = _logic("and")
@@ -469,37 +469,37 @@ logical_or = _logic("or")
 logical_xor = _logic("xor")
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def logical_not(x):
     """~x: logical on booleans, bitwise on integers."""
     return ~x
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def isnan(x):
     """True where x is NaN."""
     return namespace(x).isnan(x)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def isfinite(x):
     """True where x is neither NaN nor infinite."""
     return namespace(x).isfinite(x)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def floor(x):
     """The largest integer not above x."""
     return namespace(x).floor(x)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def ceil(x):
     """The smallest integer not below x."""
     return namespace(x).ceil(x)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, elementwise=True)
 def round(x):
     """The nearest integer, halves to even."""
     return namespace(x).round(x)

@@ -21,7 +21,7 @@ def embedding(index, weight, padding_idx=None):
     return _embedding(index, weight, padding_idx=padding_idx)
 
 
-@primitive(name="embedding")
+@primitive(name="embedding", linear_in=("weight",))
 def _embedding(index, weight, *, padding_idx=None):
     """The rows of ``weight`` at ``index``; row ``padding_idx`` gets no gradient."""
     xp = namespace(index, weight)
@@ -38,7 +38,7 @@ def _embedding(index, weight, *, padding_idx=None):
     return xp.take(weight, index, axis=0)
 
 
-@primitive
+@primitive(linear_in=("g",))
 def embedding_grad(g, index, *, num_embeddings, padding_idx=None):
     """Zeros (V, D) to which each ``g[...]`` (..., D) is added at row ``index[...]``, except row ``padding_idx``."""
     xp = namespace(g, index)

@@ -50,7 +50,7 @@ def _fill(template: tuple, arrays: tuple) -> tuple:
     return tuple(arrays[p.position] if isinstance(p, Slot) else p for p in template)
 
 
-@primitive(name="getitem")
+@primitive(name="getitem", view=True, linear_in=("x",))
 def _getitem(x, *arrays, index):
     """``x[index]``, where each Slot in the template ``index`` stands for one of ``arrays``."""
     try:
@@ -69,7 +69,7 @@ def _setitem(x, value, *arrays, index):
     return out
 
 
-@primitive(name="index_add")
+@primitive(name="index_add", linear_in=("g",))
 def _index_add(g, *arrays, index, shape):
     """Zeros of ``shape`` with ``g`` added at ``index``; where an index repeats, its values add up."""
     xp = namespace(g)
@@ -128,7 +128,7 @@ def _check_gather(op: str, x, index, axis: int) -> None:
         raise TypeError(f"{op}: index must be of integer dtype, got {index.dtype}")
 
 
-@primitive
+@primitive(linear_in=("x",))
 def gather(x, index, *, axis):
     """PyTorch's gather: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many axes as ``x``."""
     _check_gather("gather", x, index, axis)
@@ -143,7 +143,7 @@ def _along(index, axis: int, xp: Any) -> tuple:
     return tuple(grid)
 
 
-@primitive
+@primitive(linear_in=("g",))
 def gather_grad(g, index, *, axis, shape):
     """Zeros of ``shape`` with ``g`` added at ``index`` along ``axis``."""
     xp = namespace(g)
@@ -166,13 +166,13 @@ def scatter(x, index, source, axis):
     return setitem(x, source, _along(raw, axis, namespace(raw)))
 
 
-@primitive
+@primitive(linear_in=("x",))
 def take(x, index, *, axis=0):
     """The slices of ``x`` at the integers ``index`` along ``axis``: NumPy's take."""
     return namespace(x).take(x, index, axis=axis)
 
 
-@primitive
+@primitive(linear_in=("x",))
 def scatter_add(x, index, *, axis=0, size):
     """Zeros with ``size`` slices along ``axis`` to which slice i of ``x`` is added at ``index[i]`` (1-d)."""
     xp = namespace(x)

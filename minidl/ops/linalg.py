@@ -26,7 +26,7 @@ from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
 
 
-@primitive(promote="same")
+@primitive(promote="same", linear_in=("x", "y"))
 def matmul(x, y):
     """Matrix product over the last two axes, broadcast over the others; 1-d inputs are vectors (NumPy's ``@``)."""
     try:
@@ -65,13 +65,13 @@ def _matmul_grad_y(g, x, y, y_shape):
 matmul.defvjp(x=_matmul_grad_x, y=_matmul_grad_y)
 
 
-@primitive
+@primitive(linear_in=("x",))
 def tril(x, *, k=0):
     """The lower triangle of the last two axes (up to diagonal ``k``); zero above."""
     return namespace(x).tril(x, k)
 
 
-@primitive
+@primitive(linear_in=("x",))
 def triu(x, *, k=0):
     """The upper triangle of the last two axes (from diagonal ``k`` on); zero below."""
     return namespace(x).triu(x, k)
@@ -86,13 +86,13 @@ def mT(x: Any) -> Any:
     return swapaxes(x, -1, -2)
 
 
-@primitive
+@primitive(linear_in=("x",))
 def diagonal(x, *, offset=0, axis1=0, axis2=1):
     """The diagonal of the matrices in ``axis1`` and ``axis2``, as a new last axis (a copy)."""
     return namespace(x).diagonal(x, offset, axis1, axis2).copy()
 
 
-@primitive
+@primitive(linear_in=("g",))
 def diagonal_grad(g, *, offset, axis1, axis2, shape):
     """Zeros of ``shape`` with the last axis of ``g`` on a diagonal of ``axis1`` and ``axis2``."""
     xp = namespace(g)
@@ -213,7 +213,7 @@ def _linalg(op: str, function: str, *xs: Any, **kwargs: Any) -> Any:
         raise ValueError(f"{op}: shapes do not fit: {', '.join(map(describe, xs))}") from error
 
 
-@primitive(promote="float")
+@primitive(promote="float", linear_in=("b",))
 def solve(a, b):
     """The ``x`` with ``a @ x = b``: ``a`` (..., n, n); ``b`` (n,) or (..., n, k). Raises LinAlgError if singular."""
     return _linalg("solve", "solve", a, b)

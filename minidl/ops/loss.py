@@ -76,7 +76,7 @@ def l1_loss(x, target, reduction="mean"):
     return _reduce("l1_loss", abs(x - target), reduction)
 
 
-@primitive(name="huber", promote="float")
+@primitive(name="huber", promote="float", elementwise=True)
 def _huber(x, *, delta):
     """x² / 2 for |x| up to ``delta``, delta (|x| - delta / 2) beyond."""
     xp = namespace(x)
@@ -108,7 +108,7 @@ def smooth_l1_loss(x, target, reduction="mean", beta=1.0):
 # Probabilities
 
 
-@primitive(name="binary_cross_entropy", promote="float")
+@primitive(name="binary_cross_entropy", promote="float", elementwise=True)
 def _binary_cross_entropy(x, target):
     """-target log(x) - (1 - target) log(1 - x), with logarithms no smaller than -100."""
     xp, least = namespace(x, target), x.dtype.type(-100)
@@ -139,7 +139,7 @@ def binary_cross_entropy(x, target, weight=None, reduction="mean"):
     return _reduce("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
 
 
-@primitive(name="binary_cross_entropy_with_logits", promote="float")
+@primitive(name="binary_cross_entropy_with_logits", promote="float", elementwise=True)
 def _binary_cross_entropy_with_logits(x, target, pos_weight=None):
     """pos_weight target softplus(-x) + (1 - target) softplus(x): two terms of one sign, so nothing cancels."""
     xp = namespace(x, target)
@@ -260,7 +260,7 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
     return loss, top, logsum, total
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, linear_in=("g",))
 def cross_entropy_grad(
     g, logits, target, top, logsum, total, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"
 ):

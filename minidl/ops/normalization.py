@@ -182,7 +182,7 @@ def _layer_norm(x, weight=None, bias=None, *, normalized_shape, eps):
     return _affine(z, weight, bias, (-1,)).reshape(x.shape).astype(x.dtype, copy=False)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, linear_in=("dout",))
 def layer_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight, dbias) of layer_norm; the statistics are computed again, which is cheaper than keeping them."""
     g = _rows(dout, normalized_shape)
@@ -239,7 +239,7 @@ def _group_norm(x, weight=None, bias=None, *, num_groups, eps):
     return _affine(z.reshape(n, c, pixels), weight, bias, (-1, 1)).reshape(x.shape).astype(x.dtype, copy=False)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, linear_in=("dout",))
 def group_norm_backward(dout, x, weight, *, num_groups, eps):
     """(dx, dweight, dbias) of group_norm; the statistics are computed again."""
     n, c, pixels = _planes(x.shape)
@@ -304,7 +304,7 @@ def _reciprocal_rms(rows: Any, eps: float) -> Any:
     return 1 / namespace(rows).sqrt(_dot(rows, rows, (1,)) / dtype(rows.shape[1]) + dtype(eps))
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, linear_in=("dout",))
 def rms_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight) of rms_norm: with z = x / rms, dx = (dz - z mean(dz z)) / rms."""
     g, rows = _rows(dout, normalized_shape), _rows(x, normalized_shape)

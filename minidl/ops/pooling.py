@@ -100,7 +100,7 @@ def _max_pool(op, x, kernel, stride, padding, dilation, ceil_mode):
     return _maximum(windows, _flat(inside, kernel), starts, offsets, size)
 
 
-@primitive
+@primitive(linear_in=("dout",))
 def max_pool_grad(dout, indices, *, input_size):
     """The gradient of max pooling for its input (N, C, *input_size): each output's goes to the pixel it came from."""
     xp = namespace(dout)
@@ -218,12 +218,12 @@ def _avg_pool_grad(op, dout, size, kernel, stride, padding, ceil_mode, count_inc
 
 
 def _declare_avg_pool(n: int) -> tuple[Any, Any]:
-    @primitive(name=f"avg_pool{n}d", promote="float")
+    @primitive(name=f"avg_pool{n}d", promote="float", linear_in=("x",))
     def pool(x, *, kernel_size, stride, padding, ceil_mode, count_include_pad):
         """The mean of each window. All sizes are tuples."""
         return _avg_pool(f"avg_pool{n}d", x, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
-    @primitive(name=f"avg_pool{n}d_grad")
+    @primitive(name=f"avg_pool{n}d_grad", linear_in=("dout",))
     def pool_grad(dout, *, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad):
         """The gradient of average pooling for its input (N, C, *input_size), from that for its output."""
         op = f"avg_pool{n}d_grad"

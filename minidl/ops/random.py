@@ -8,7 +8,7 @@ from minidl.core.primitive import primitive
 from minidl.random import philox
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, random=True)
 def random_bits(*, key, offset, size):
     """``size`` uint32 words: number ``offset`` and on of the stream with the 64-bit ``key``.
 
@@ -17,7 +17,7 @@ def random_bits(*, key, offset, size):
     return philox(key, offset, size)
 
 
-@primitive
+@primitive(linear_in=("x",), random=True)
 def keyed_dropout(x, *, p, key, offset):
     """Dropout with the mask that ``key`` and ``offset`` determine: the primitive below :func:`minidl.ops.dropout`.
 

@@ -41,7 +41,7 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
-@primitive(promote="same")
+@primitive(promote="same", reduces="sum", linear_in=("x",))
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
     return x.sum(axis=axis, keepdims=keepdims)
@@ -52,7 +52,7 @@ sum.defvjp(
 )
 
 
-@primitive(promote="float")
+@primitive(promote="float", reduces="mean", linear_in=("x",))
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -103,13 +103,13 @@ def _extremum_grad(g, x, out, axis, keepdims):
     return restore(g, axis, keepdims, x.shape) * won / sum(won, axis=axis, keepdims=True)
 
 
-@primitive
+@primitive(reduces="max")
 def max(x, *, axis=None, keepdims=False):
     """Largest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
     return namespace(x).max(x, axis=axis, keepdims=keepdims)
 
 
-@primitive
+@primitive(reduces="min")
 def min(x, *, axis=None, keepdims=False):
     """Smallest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
     return namespace(x).min(x, axis=axis, keepdims=keepdims)
@@ -119,7 +119,7 @@ max.defvjp(x=_extremum_grad)
 min.defvjp(x=_extremum_grad)
 
 
-@primitive
+@primitive(reduces="prod")
 def prod(x, *, axis=None, keepdims=False):
     """Product of the elements."""
     return namespace(x).prod(x, axis=axis, keepdims=keepdims)
@@ -189,7 +189,7 @@ def _logsumexp_grad(g, x, out, axis, keepdims):
 logsumexp.defvjp(x=_logsumexp_grad)
 
 
-@primitive
+@primitive(linear_in=("x",))
 def cumsum(x, *, axis):
     """Running sum along one axis."""
     return namespace(x).cumsum(x, axis=axis)

@@ -20,7 +20,7 @@ def normalize_axis(axis: int, ndim: int, op: str | None = None) -> int:
     return axis % ndim
 
 
-@primitive
+@primitive(view=True, identity="shape", linear_in=("x",))
 def reshape(x, *, shape):
     """``x`` with another shape; one entry may be -1. Raises ValueError where the sizes differ."""
     try:
@@ -32,7 +32,7 @@ def reshape(x, *, shape):
 reshape.defvjp(x=lambda g, x_shape: reshape(g, shape=x_shape))
 
 
-@primitive
+@primitive(view=True, linear_in=("x",))
 def permute(x, *, axes):
     """``x`` with its axes in the order ``axes`` (a view)."""
     if sorted(a % max(x.ndim, 1) for a in axes) != list(range(x.ndim)):
@@ -102,7 +102,7 @@ def flatten(x, start_axis=0, end_axis=-1):
     return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
 
 
-@primitive(promote="same")
+@primitive(promote="same", linear_in=("xs",))
 def concat(*xs, axis=0):
     """The arrays joined along an existing axis. Call ``concat([a, b], axis=0)``."""
     if not xs:
@@ -126,7 +126,7 @@ def _concat_grad(g, needs, xs_shapes, axis):
 concatenate = cat = concat
 
 
-@primitive(promote="same")
+@primitive(promote="same", linear_in=("xs",))
 def stack(*xs, axis=0):
     """The arrays (all of one shape) joined along a new axis. Call ``stack([a, b], axis=0)``."""
     if len({tuple(x.shape) for x in xs}) != 1:
@@ -142,7 +142,7 @@ def _stack_grad(g, needs, axis):
     return [getitem(g, (*lead, i)) if need else None for i, need in enumerate(needs)]
 
 
-@primitive
+@primitive(view=True, linear_in=("x",))
 def unbind(x, *, axis=0):
     """The slices of ``x`` along ``axis``, a tuple of views without that axis: the inverse of :func:`stack`."""
     lead = (slice(None),) * (axis % x.ndim)
@@ -162,7 +162,7 @@ def narrow(x, axis, start, length):
     return getitem(x, (slice(None),) * axis + (slice(start, start + length),))
 
 
-@primitive(name="split")
+@primitive(name="split", view=True, linear_in=("x",))
 def _split(x, *, sizes, axis):
     """Views of ``x`` cut along ``axis`` into pieces of ``sizes``, which add up to its length."""
     lead = (slice(None),) * axis
@@ -222,7 +222,7 @@ def _pad_grad(g, widths, mode, x_shape):
 pad.defvjp(x=_pad_grad)
 
 
-@primitive
+@primitive(view=True, linear_in=("x",))
 def flip(x, *, axis):
     """``x`` reversed along ``axis`` (an int or a tuple)."""
     return namespace(x).flip(x, axis=axis)
@@ -231,7 +231,7 @@ def flip(x, *, axis):
 flip.defvjp(x=lambda g, axis: flip(g, axis=axis))
 
 
-@primitive
+@primitive(linear_in=("x",))
 def roll(x, *, shift, axis=None):
     """``x`` shifted round by ``shift`` places along ``axis``."""
     return namespace(x).roll(x, shift, axis=axis)

@@ -36,6 +36,10 @@ template <> struct Narrow<__nv_bfloat16> {
 // x rounded to the type in which it is stored
 template <typename T> __device__ inline T narrow(Acc<T> x) { return Narrow<T>::from(x); }
 
+// x y, rounded: the compiler does not fuse it with a sum, so equal products cancel.
+__device__ inline float product(float x, float y) { return __fmul_rn(x, y); }
+__device__ inline double product(double x, double y) { return __dmul_rn(x, y); }
+
 // Each thread of the grid takes elements i, i + (threads in the grid), ... so that any number of blocks covers any n.
 #define FOR_EACH(i, n) \
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += gridDim.x * blockDim.x)

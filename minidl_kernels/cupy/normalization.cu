@@ -57,14 +57,14 @@ __global__ void norm_rows_grad(
     const A r = 1 / sqrt(s.var + eps);
     A sum = 0, along = 0;
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        const A dz = widen(g[j]) * (weight ? widen(weight[j]) : A(1));
+        const A dz = product(widen(g[j]), weight ? widen(weight[j]) : A(1));
         sum += dz;
         along += dz * ((widen(x[j]) - s.mean) * r);
     }
     sum = Centre ? sum_team(sum) / n : A(0);
     along = sum_team(along) / n;
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        const A dz = widen(g[j]) * (weight ? widen(weight[j]) : A(1));
+        const A dz = product(widen(g[j]), weight ? widen(weight[j]) : A(1));
         const A z = (widen(x[j]) - s.mean) * r;
         dx[j] = narrow<T>((dz - sum - z * along) * r);
     }

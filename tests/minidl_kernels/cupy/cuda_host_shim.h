@@ -39,6 +39,8 @@ using std::tanh;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline float __fmul_rn(float x, float y) { volatile float p = x * y; return p; }  // never fused with a sum
+inline double __dmul_rn(double x, double y) { volatile double p = x * y; return p; }
 inline double normcdf(double x) { return 0.5 * std::erfc(x * -0.70710678118654752440); }
 inline float normcdff(float x) { return (float)normcdf(x); }
 

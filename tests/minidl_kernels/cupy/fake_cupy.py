@@ -17,6 +17,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -177,6 +178,17 @@ def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
 # Kernels
 
 
+def _fused() -> list[str]:
+    """Flags for products and sums to be rounded once, together, as they are on a GPU; where the processor can."""
+    cpus = Path("/proc/cpuinfo")
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    can = platform.machine() == "aarch64" or (x86 and cpus.exists() and " fma " in cpus.read_text())
+    return ["-ffp-contract=fast", "-fexpensive-optimizations", *(["-mfma"] if x86 else [])] if can else ["-ffp-contract=off"]
+
+
+_FUSED = _fused()
+
+
 @functools.cache
 def _library(code: str, options: tuple[str, ...], expressions: tuple[str, ...]) -> tuple[ctypes.CDLL, dict]:
     calls = "\n".join(f'        Call<{e}>::kernel("{e}"),' for e in expressions)
@@ -191,7 +203,7 @@ std::vector<Kernel>& kernels() {{
 }}
 }}
 """
-    flags = ["-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-fno-gnu-unique", *options]
+    flags = ["-O1", "-fPIC", "-shared", "-w", *_FUSED, "-U_FORTIFY_SOURCE", "-fno-gnu-unique", *options]
     text = program + _SHIM.read_text() + repr(flags)
     folder = Path(tempfile.gettempdir()) / f"minidl-host-cuda-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -113,6 +113,20 @@ def test_every_type(backend, dtype, rng):  # noqa: F811
             assert (error <= bound + (6e-8 if dtype == "float16" else 0)).all(), (name, params, error.max())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_cancels_leaves_nothing(backend, dtype, rng):  # noqa: F811
+    """The only value of a row is its mean, whatever it is: no gradient. Products and sums are rounded together on a
+    GPU, so that a product rounded and the same not rounded may differ."""
+    x, g, w = (rng.normal(size=(9, 1)).astype(dtype) for _ in range(3))
+    params = {"normalized_shape": (1,), "eps": 1e-5}
+    found, _ = both(backend, "layer_norm_backward", [g, x, w[0]], params, dtype)
+    assert not found[0].any()
+    zero = np.zeros(9, dtype)
+    args = [g[:, 0][None], zero, zero, x[:, 0][None], w[:, 0], x[:, 0], zero]
+    found, _ = both(backend, "batch_norm_backward", args, {"eps": 1e-5}, dtype)
+    assert not found[0].any()
+
+
 @pytest.mark.parametrize("n", [1, 31, 33, 1024, 1025, 3000])
 def test_rows_of_any_length(backend, n, rng):  # noqa: F811
     """Teams of a warp, and of a block."""

@@ -127,7 +127,7 @@ def test_same_reference_is_timed_once(backends):
 
 def test_caches_are_flushed_unless_warm(backends, monkeypatch):
     flushed = []
-    monkeypatch.setattr(bench._Flusher, "__call__", lambda self: flushed.append(1))
+    monkeypatch.setattr(bench.Flusher, "__call__", lambda self: flushed.append(1))
     (cold,) = run("relu", ["numpy"])
     assert len(flushed) == cold.rounds
     run("relu", ["numpy"], warm=True)

@@ -13,8 +13,8 @@ from minidl.backend import Backend, Kernel
 from minidl.ops import primitives
 from minidl.ops.indexing import Slot
 from minidl.testing import bench, conformance, replay, strategies
+from minidl.testing.case import LAYOUTS, Case, lay_out
 from minidl.testing.pytest_plugin import conformance_tests
-from minidl.testing.replay import LAYOUTS, Case, lay_out
 
 
 @pytest.mark.parametrize(

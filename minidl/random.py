@@ -134,7 +134,7 @@ class Generator:
         n = math.prod(shape)
         if np.dtype(dtype) == np.float64:
             b = self.bits(2 * n).astype(np.uint64)
-            u = ((b[0::2] >> np.uint64(5)) * 67108864.0 + (b[1::2] >> np.uint64(6))) * 2.0**-53
+            u: np.ndarray = ((b[0::2] >> np.uint64(5)) * 67108864.0 + (b[1::2] >> np.uint64(6))) * 2.0**-53
         else:
             u = (self.bits(n) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
         return (u * (high - low) + low).astype(dtype).reshape(shape)[()]

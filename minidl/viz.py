@@ -59,7 +59,9 @@ def _vertices(root: Tensor, params: Any) -> list[_Vertex]:
     """The graph behind ``root``; vertex 0 is its last operation. Without recursion, for graphs of any depth."""
     if not isinstance(root, Tensor):
         raise TypeError(f"expected a Tensor, got {type(root).__name__}")
-    names, vertices, number = _names(params), [], {}
+    names = _names(params)
+    vertices: list[_Vertex] = []
+    number: dict[int, int] = {}
 
     def visit(edge: Any) -> int:
         target = edge[0] if type(edge) is tuple else edge
@@ -92,7 +94,9 @@ def text(root: Tensor, params: Any = None, max_lines: int = 200) -> str:
     for v in vertices:
         for i in v.inputs:
             shared[i] += 1
-    lines, seen, stack = [], set(), [(0, "", "", "")]
+    lines: list[str] = []
+    seen: set[int] = set()
+    stack = [(0, "", "", "")]
     while stack:
         i, lead, branch, below = stack.pop()
         v = vertices[i]
@@ -188,7 +192,7 @@ def _layered_svg(vertices: list[_Vertex]) -> str:
         for j in v.inputs:
             users[j].append(i)
     width, height = 150, 70
-    x = {}
+    x: dict[int, float] = {}
     for row in rows:  # each vertex as near to the mean of its users as the others let it
         row.sort(key=lambda i: sum(x[u] for u in users[i]) / len(users[i]) if users[i] else 0)
         left = -width * (len(row) - 1) / 2
@@ -284,7 +288,7 @@ def trace(f: Callable[..., Tensor], *inputs: Any, max_values: int = 6) -> Trace:
             recorder.indent, recorder.prefix, recorder.count = "      ", "d", 0
             wanted = [t for t in tensors if t.requires_grad]
             with using(visitor=recorder.visit, trace_backward=True):
-                found = iter(backward([value], [start], inputs=wanted, retain_graph=True))
+                found = iter(backward([value], [start], inputs=wanted, retain_graph=True) or ())
             gradients = tuple(next(found) if t.requires_grad else None for t in tensors)
     recorder.lines.append("gradients")
     for t, g in zip(tensors, gradients):

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minidl import ops
     from minidl.recipes import ImageRecipe
     from minidl.recipes.run import Run
-    from minidl.train.trainer import predict
+    from minidl.train import predict
 
     images = arguments.images
     if arguments.run_folder and Path(arguments.run_folder).is_file():  # RUN was left out

@@ -30,8 +30,8 @@ class _CIFAR(ArrayDataset):
     archive: str
     archive_md5: str
     folder: str
-    files: dict[str, tuple[str, ...]]
-    records: dict[str, int]  # in each file
+    files: ClassVar[dict[str, tuple[str, ...]]]
+    records: ClassVar[dict[str, int]]  # in each file
     label_bytes: int
 
     def __init__(self, root=None, train: bool = True, transform: Callable | None = None, download: bool = False):
@@ -93,7 +93,9 @@ class _CIFAR(ArrayDataset):
                         raise CorruptFileError(
                             f"{path}: the member {member.name!r} has {member.size} bytes, expected a file of {size}"
                         )
-                    contents[parts[-1]] = archive.extractfile(member).read()
+                    content = archive.extractfile(member)
+                    assert content is not None  # it is a file
+                    contents[parts[-1]] = content.read()
                 while stream.read(1 << 20):  # to the end, where gzip's checksum is
                     pass
         except (EOFError, OSError, tarfile.TarError, zlib.error) as error:

@@ -28,7 +28,7 @@ class Dataset:
         raise NotImplementedError(f"{type(self).__name__} defines no __getitem__")
 
 
-def get_items(dataset, indices: Sequence[int]):
+def get_items(dataset, indices: Sequence[int] | np.ndarray):
     """The samples at ``indices``: by ``dataset.__getitems__`` if it has one, else a list of them one by one.
 
     Where there are current random streams they must be one for each index; each sample sees its own.
@@ -86,7 +86,7 @@ TensorDataset = ArrayDataset
 class Subset(Dataset):
     """The samples of ``dataset`` at ``indices``, in that order."""
 
-    def __init__(self, dataset, indices: Sequence[int]):
+    def __init__(self, dataset, indices: Sequence[int] | np.ndarray):
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
         if self.indices.ndim != 1:

@@ -6,10 +6,11 @@ import multiprocessing
 import pickle
 import signal
 import traceback
-from collections import Counter, deque
+from collections import Counter, abc, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -265,7 +266,7 @@ class DataLoader:
     def _jobs(self, generator: Generator) -> Iterator[tuple]:
         if hasattr(self.batch_sampler, "set_generator"):
             self.batch_sampler.set_generator(generator.fold_in(_ORDER))
-        n, seen = len(self.dataset), Counter()
+        n, seen = len(self.dataset), Counter[int]()
         for number, batch in enumerate(self.batch_sampler):
             indices = [int(index) for index in batch]
             keys = []
@@ -275,11 +276,11 @@ class DataLoader:
                 seen[index] += 1
             yield generator, number, indices, keys
 
-    def _load(self, jobs: Iterator[tuple]) -> Iterator:
+    def _load(self, jobs: Iterator[tuple]) -> abc.Generator[Any, None, None]:
         for job in jobs:
             yield self._fetcher(*job)
 
-    def _load_ahead(self, jobs: Iterator[tuple]) -> Iterator:
+    def _load_ahead(self, jobs: Iterator[tuple]) -> abc.Generator[Any, None, None]:
         pool = self._pool()
         fetch = self._fetcher if self.worker_type == "thread" else _fetch_in_process
         try:

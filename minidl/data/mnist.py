@@ -65,7 +65,7 @@ def _idx_md5(array: np.ndarray) -> str:
     """MD5 of the unpacked IDX file of a uint8 array: unlike the .gz file's, it does not depend on the
     compressor."""
     digest = hashlib.md5(struct.pack(f">4B{array.ndim}I", 0, 0, 0x08, array.ndim, *array.shape))
-    digest.update(np.ascontiguousarray(array))
+    digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

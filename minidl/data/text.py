@@ -212,14 +212,16 @@ class Vocab:
         try:
             return self._ids[token]
         except KeyError:
-            if self.specials["unk"] is None:
+            unknown = self.specials["unk"]
+            if unknown is None:
                 raise KeyError(f"unknown token {token!r}, and this vocabulary has no unk token") from None
-            return self._ids[self.specials["unk"]]
+            return self._ids[unknown]
 
     def _special(self, name: str) -> int:
-        if self.specials[name] is None:
+        token = self.specials[name]
+        if token is None:
             raise ValueError(f"this vocabulary has no {name} token")
-        return self._ids[self.specials[name]]
+        return self._ids[token]
 
     @property
     def pad(self) -> int:

@@ -13,6 +13,8 @@ from minidl.train.callbacks import (
     TensorBoard,
 )
 from minidl.train.checkpoint import CheckpointError
+from minidl.train.evaluation import predict
+from minidl.train.interrupts import Interrupted
 from minidl.train.metrics import (
     F1,
     Accuracy,
@@ -27,7 +29,8 @@ from minidl.train.metrics import (
     Recall,
     TopK,
 )
-from minidl.train.trainer import Interrupted, NonFiniteLossError, Trainer
+from minidl.train.step import NonFiniteLossError
+from minidl.train.trainer import Trainer
 
 __all__ = [
     "F1",
@@ -56,4 +59,5 @@ __all__ = [
     "TopK",
     "Trainer",
     "keras",
+    "predict",
 ]

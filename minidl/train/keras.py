@@ -24,8 +24,8 @@ import numpy as np
 from minidl import nn, optim
 from minidl.core.dtypes import default_dtype
 from minidl.data import ArrayDataset, DataLoader
+from minidl.train import evaluation
 from minidl.train import metrics as metric_names
-from minidl.train import trainer
 from minidl.train.metrics import Accuracy, Metric, as_array
 from minidl.train.progress import choose
 from minidl.train.trainer import Trainer
@@ -147,7 +147,8 @@ def fit(
         first = int(len(x) * (1 - validation_split))
         x, y, validation_data = x[:first], y[:first], (x[first:], y[first:])
     if isinstance(validation_data, tuple):
-        validation_data = _loader(*validation_data, batch_size)
+        held_out_x, held_out_y = validation_data
+        validation_data = _loader(held_out_x, held_out_y, batch_size)
     loader = _loader(x, y, batch_size, shuffle)
     if y is not None:
         loader.set_epoch(compiled.epoch)  # a second fit() goes on with new orders
@@ -175,7 +176,7 @@ def evaluate(
 
 def predict(model: Any, x: Any, batch_size: int = 32) -> np.ndarray:
     """The model's outputs for inputs ``x``: an array, or an iterable of batches."""
-    return trainer.predict(model, _array(x) if hasattr(x, "__array__") else x, batch_size)
+    return evaluation.predict(model, _array(x) if hasattr(x, "__array__") else x, batch_size)
 
 
 @contextlib.contextmanager
@@ -194,7 +195,7 @@ def _array(values: Any) -> np.ndarray:
     return array.astype(default_dtype()) if array.dtype == np.float64 else array
 
 
-def _loader(x: Any, y: Any, batch_size: int, shuffle: bool = False) -> Iterable:
+def _loader(x: Any, y: Any, batch_size: int, shuffle: bool = False) -> Any:
     if y is None:
         if isinstance(x, np.ndarray):
             raise ValueError("give the targets y too, or batches of (inputs, targets)")

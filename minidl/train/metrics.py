@@ -50,19 +50,19 @@ class Metric:
         vars(self).update(state)
 
 
-class Mean(Metric):
-    """Weighted mean of numbers: ``update(value, weight)``."""
+class _Mean(Metric):
+    """A weighted mean of numbers, of whatever they are made."""
 
     mode = "min"
 
-    def __init__(self, name: str = "mean") -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.reset()
 
     def reset(self) -> None:
         self._sum, self._weight = 0.0, 0.0
 
-    def update(self, value: float, weight: float = 1.0) -> None:
+    def _add(self, value: float, weight: float) -> None:
         self._sum += float(value) * weight
         self._weight += weight
 
@@ -70,7 +70,18 @@ class Mean(Metric):
         return self._sum / self._weight if self._weight else math.nan
 
 
-class MeanLoss(Mean):
+class Mean(_Mean):
+    """Weighted mean of numbers: ``update(value, weight)``."""
+
+    def __init__(self, name: str = "mean") -> None:
+        super().__init__(name)
+
+    def update(self, value: float, weight: float = 1.0) -> None:
+        """Take in a number."""
+        self._add(value, weight)
+
+
+class MeanLoss(_Mean):
     """Mean over samples of a loss function that averages over its batch, such as another loss than the trained one."""
 
     def __init__(self, loss: Callable[[Any, Any], Any], name: str = "mean_loss") -> None:
@@ -80,7 +91,7 @@ class MeanLoss(Mean):
     def update(self, output: Any, target: Any) -> None:
         with no_grad():
             value = self.loss(as_tensor(output), as_tensor(target))
-        super().update(float(value), len(target))
+        self._add(float(value), len(target))
 
 
 def scores_and_labels(name: str, output: Any, target: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +198,7 @@ class ConfusionMatrix(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._counts = None
+        self._counts: np.ndarray | None = None
 
     def update(self, output: Any, target: Any) -> None:
         name = type(self).__name__
@@ -315,7 +326,7 @@ class Perplexity(Metric):
         return math.exp(min(self._nll / self._total, 700.0)) if self._total else math.nan
 
 
-class MeanSquaredError(Mean):
+class MeanSquaredError(_Mean):
     """Mean over all elements of (output - target)²."""
 
     def __init__(self, name: str = "mse") -> None:
@@ -323,7 +334,7 @@ class MeanSquaredError(Mean):
 
     def update(self, output: Any, target: Any) -> None:
         error = self._error(output, target)
-        super().update(float(np.square(error, dtype=np.float64).sum()) / max(error.size, 1), error.size)
+        self._add(float(np.square(error, dtype=np.float64).sum()) / max(error.size, 1), error.size)
 
     def _error(self, output: Any, target: Any) -> np.ndarray:
         output, target = as_array(output), as_array(target)
@@ -340,7 +351,7 @@ class MeanAbsoluteError(MeanSquaredError):
 
     def update(self, output: Any, target: Any) -> None:
         error = self._error(output, target)
-        Mean.update(self, float(np.abs(error).sum(dtype=np.float64)) / max(error.size, 1), error.size)
+        self._add(float(np.abs(error).sum(dtype=np.float64)) / max(error.size, 1), error.size)
 
 
 BY_NAME: dict[str, Callable[[], Metric]] = {

@@ -1,9 +1,9 @@
 """``minidl.jit(step)``: capture a whole training step once, then replay it as a program.
 
 The first call with arguments of given shapes and dtypes runs the step eagerly and notes every primitive that runs,
-forward, backward and update alike (:mod:`~minidl.jit.capture`). The program is simplified
-(:mod:`~minidl.jit.program`) and handed to the backend, which may fuse, plan buffers and compile
-(``Backend.compile``); further calls replay it without running the Python of the step.
+forward, backward and update alike (:mod:`~minidl.jit.capture`). The program is simplified (:mod:`~minidl.jit.passes`)
+and handed to the backend, which may fuse, plan buffers and compile (``Backend.compile``), or leave it to be interpreted
+(:mod:`~minidl.jit.interpreter`). Further calls replay it without running the Python of the step.
 """
 
 import sys

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.trace import Cell, Live
+from minidl.core.trace import Cell
 
 
 @dataclasses.dataclass(eq=False)
@@ -80,12 +80,13 @@ class Program:
     def externals(self) -> list[Value]:
         """The external values that the program reads or updates, each once."""
         seen: dict[int, Value] = {}
-        for v in self._mentioned():
+        for v in self.mentioned():
             if v.kind == "external":
                 seen.setdefault(v.number, v)
         return list(seen.values())
 
-    def _mentioned(self) -> Iterator[Value]:
+    def mentioned(self) -> Iterator[Value]:
+        """Every value that is read or updated, once for each mention."""
         for step in self.steps:
             yield from step.values
         for target, value in self.updates:
@@ -118,85 +119,3 @@ class Program:
         lines += [f"update: {target!r} <- {value!r}" for target, value in self.updates]
         lines += [f"return: {', '.join(map(repr, self.results)) or 'nothing'}"]
         return "\n".join(lines)
-
-
-def simplify(program: Program) -> Program:
-    """Remove steps that only pass their input on, repeat another step, or are never used."""
-    program = _forward(program, _passes_on)
-    program = _merge_equal(program)
-    return _drop_unused(program)
-
-
-def _passes_on(step: Step) -> bool:
-    """Is the only output equal to the first input?"""
-    first = step.inputs[0] if step.inputs else None
-    if not isinstance(first, Value) or len(step.outputs) != 1:
-        return False
-    out = step.outputs[0]
-    if step.prim.name in ("positive", "copy", "contiguous"):
-        return True
-    same = first.shape == out.shape and first.dtype == out.dtype
-    return same and step.prim.name in ("sum_to", "broadcast_to", "reshape", "astype")
-
-
-def _substitute(program: Program, replaced: dict[int, Value], steps: list[Step]) -> Program:
-    def now(v: Any) -> Any:
-        while isinstance(v, Value) and v.number in replaced:
-            v = replaced[v.number]
-        return v
-
-    new = [Step(s.prim, [now(i) for i in s.inputs], s.params, s.outputs) for s in steps]
-    updates = [(t, now(v)) for t, v in program.updates]
-    return Program(program.inputs, new, updates, [now(v) for v in program.results], program.guards)
-
-
-def _forward(program: Program, passes_on: Callable[[Step], bool]) -> Program:
-    replaced = {s.outputs[0].number: s.inputs[0] for s in program.steps if passes_on(s)}
-    return _substitute(program, replaced, [s for s in program.steps if s.outputs[0].number not in replaced])
-
-
-def _merge_equal(program: Program) -> Program:
-    """Steps that do the same to the same values are done once (their primitives are pure)."""
-    replaced: dict[int, Value] = {}
-    seen: dict[Any, Step] = {}
-    kept = []
-    for s in program.steps:
-        inputs = []
-        for i in s.inputs:
-            while isinstance(i, Value) and i.number in replaced:
-                i = replaced[i.number]
-            inputs.append(i)
-        key = (
-            s.prim.name,
-            tuple(
-                (i.number,)
-                if isinstance(i, Value)
-                else (type(i).__name__, repr(i), id(i) if isinstance(i, Live) else 0)
-                for i in inputs
-            ),
-            repr(sorted(s.params.items(), key=lambda kv: kv[0])),
-            tuple(id(p) for p in s.params.values() if isinstance(p, Live)),
-        )
-        twin = seen.get(key)
-        if twin is not None and not s.prim.donated and not any(map(_opaque, s.params.values())):
-            for mine, theirs in zip(s.outputs, twin.outputs):
-                replaced[mine.number] = theirs
-        else:
-            seen[key] = s
-            kept.append(s)
-    return _substitute(program, replaced, kept)
-
-
-def _opaque(x: Any) -> bool:
-    """A parameter whose repr does not tell its value."""
-    return isinstance(x, np.ndarray) or callable(x)
-
-
-def _drop_unused(program: Program) -> Program:
-    wanted = {v.number for v in program.results} | {v.number for _, v in program.updates}
-    kept = []
-    for s in reversed(program.steps):
-        if any(o.number in wanted for o in s.outputs):
-            kept.append(s)
-            wanted |= {v.number for v in s.values}
-    return Program(program.inputs, kept[::-1], program.updates, program.results, program.guards)

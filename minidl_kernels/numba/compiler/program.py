@@ -363,7 +363,7 @@ def _views(step: Step, source: np.ndarray) -> tuple[Any, ...]:
 
 def _lower(program: Program) -> list[Step]:
     """Split ``linear`` into a product and an addition that can be fused with what follows."""
-    count = max((v.number for v in program._mentioned()), default=0)
+    count = max((v.number for v in program.mentioned()), default=0)
     count = max([count, *(o.number for s in program.steps for o in s.outputs)]) + 1
     steps: list[Step] = []
 

@@ -35,12 +35,12 @@ import math
 import numpy as np
 from numba import carray, cfunc, njit, prange, types
 
-from minidl_kernels.numba.compiler.tape import number, pointer, word
 from minidl_kernels.numba.simd.vecmath import (
     add_any_order, erf32, erf64, exp32, exp64, gelu_slope32, gelu_slope64, gelu_tanh_slope32, gelu_tanh_slope64, log32,
     log64, nan_max, nan_min, normal_cdf32, normal_cdf64, sigmoid32, sigmoid64, silu_slope32, silu_slope64, tanh32,
     tanh64,
 )
+from minidl_kernels.numba.simd.words import number, pointer, word
 
 
 """

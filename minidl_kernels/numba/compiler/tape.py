@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from minidl_kernels.numba.kernels.conv import scratch
 from minidl_kernels.numba.simd import gemm
+from minidl_kernels.numba.simd.words import pointer, word
 
 _WORD = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
@@ -34,38 +35,6 @@ def _call(typingctx, function, operands):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), codegen
-
-
-@intrinsic
-def pointer(typingctx, address):
-    """An address as a pointer, for ``numba.carray``."""
-
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], _BYTES)
-
-    return types.voidptr(types.intp), codegen
-
-
-@intrinsic
-def word(typingctx, address, index):
-    """The 64-bit word number ``index`` after ``address``."""
-
-    def codegen(context, builder, signature, args):
-        where = builder.inttoptr(args[0], _WORD.as_pointer())
-        return builder.load(builder.gep(where, [args[1]]))
-
-    return types.intp(types.intp, types.intp), codegen
-
-
-@intrinsic
-def number(typingctx, address, index):
-    """The same word as a float64."""
-
-    def codegen(context, builder, signature, args):
-        where = builder.inttoptr(args[0], ir.DoubleType().as_pointer())
-        return builder.load(builder.gep(where, [args[1]]))
-
-    return types.float64(types.intp, types.intp), codegen
 
 
 @intrinsic

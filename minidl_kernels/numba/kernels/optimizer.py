@@ -17,9 +17,9 @@ import numpy as np
 from numba import carray, njit, prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.compiler.tape import pointer
 from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, PIECE, SERIAL, over_rows, plain
 from minidl_kernels.numba.simd.vecmath import nan_max
+from minidl_kernels.numba.simd.words import pointer
 
 _FLOAT_NAMES = ("float32", "float64")
 

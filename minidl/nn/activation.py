@@ -1,4 +1,4 @@
-"""Activations as modules; the functions, with their sources, are in :mod:`minidl.ops.activation`."""
+"""Activations as modules; the functions and their sources are in :mod:`minidl.ops.activation`."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Softmin(_AlongDim):
 
 
 class PReLU(Module):
-    """x where positive, ``weight * x`` elsewhere, with one learnt slope or one per channel (axis 1)."""
+    """x where positive, ``weight * x`` elsewhere, with one learned slope or one per channel (axis 1)."""
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: Any = None) -> None:
         super().__init__()

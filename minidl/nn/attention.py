@@ -21,8 +21,8 @@ from minidl.ops.linear import linear
 class KVCache:
     """The keys and values of the steps so far, of one attention layer: (N, heads, steps, width).
 
-    ``update`` appends and returns all of them, so that a new step costs one row of attention. For inference: it raises
-    RuntimeError while gradients are recorded for what is appended. Room doubles when it runs out.
+    ``update`` appends and returns all of them, so that a new step costs one row of attention. For inference only:
+    appending values that record gradients raises RuntimeError. The capacity doubles when it runs out.
     """
 
     def __init__(self, capacity: int = 64) -> None:
@@ -45,7 +45,7 @@ class KVCache:
 
     def _store(self, buffer: Tensor | None, new: Tensor, end: int) -> Tensor:
         if buffer is not None and (buffer.shape[:-2], buffer.shape[-1]) != (new.shape[:-2], new.shape[-1]):
-            raise ValueError(f"KVCache.update: {new.shape} does not continue what is cached, {buffer.shape}")
+            raise ValueError(f"KVCache.update: shape {new.shape} does not continue the cached {buffer.shape}")
         if buffer is None or end > buffer.shape[-2]:
             room = max(self.capacity, end if buffer is None else max(end, 2 * buffer.shape[-2]))
             xp = backend_of(new.data).xp
@@ -57,7 +57,7 @@ class KVCache:
         return buffer
 
     def reset(self) -> None:
-        """Forget all steps, keep the memory."""
+        """Forget all steps but keep the memory."""
         self.length = 0
 
 
@@ -122,10 +122,10 @@ class MultiheadAttention(Module):
         self.block_size = block_size
         kv_dim = self.num_kv_heads * self.head_dim
         dtype = dtype or default_dtype()
+        self.in_proj_weight: Parameter | None = None
         if self.kdim == self.vdim == embed_dim:
             self.in_proj_weight = Parameter(np.empty((embed_dim + 2 * kv_dim, embed_dim), dtype))
         else:
-            self.in_proj_weight = None
             self.q_proj_weight = Parameter(np.empty((embed_dim, embed_dim), dtype))
             self.k_proj_weight = Parameter(np.empty((kv_dim, self.kdim), dtype))
             self.v_proj_weight = Parameter(np.empty((kv_dim, self.vdim), dtype))
@@ -134,14 +134,14 @@ class MultiheadAttention(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again: Xavier-uniform input projections, zero biases (as PyTorch)."""
+        """Draw new initial values: Xavier-uniform input projections and zero biases, as in PyTorch."""
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
             if self.__dict__.get(name) is not None:
                 init.xavier_uniform_(getattr(self, name))
         self.out_proj.reset_parameters()
-        if self.in_proj_bias is not None:
-            init.zeros_(self.in_proj_bias)
-            init.zeros_(self.out_proj.bias)
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                init.zeros_(bias)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sizes = [self.embed_dim] + [self.num_kv_heads * self.head_dim] * 2
@@ -204,16 +204,16 @@ class MultiheadAttention(Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``query`` (N, L, E) to ``key`` (N, S, kdim) and ``value`` (N, S, vdim), which default to it.
 
-        ((L, N, E) etc. unless ``batch_first``; without the batch axis for a single sequence.)
+        (Unless ``batch_first``, (L, N, E) and so on; a single sequence has no batch axis.)
 
-        Masks have the meaning they have in this class of PyTorch's: in ``key_padding_mask`` (N, S) and ``attn_mask``
+        Masks mean what they mean in PyTorch's class of this name: in ``key_padding_mask`` (N, S) and ``attn_mask``
         (L, S) or (N · num_heads, L, S), True *hides* a key, and floating-point values are added to the scores.
-        ``is_causal`` hides later keys by itself, without an ``attn_mask``. A query with all keys hidden gets zeros from
-        the attention (PyTorch: NaN).
+        ``is_causal`` needs no ``attn_mask`` to hide later keys. Where all keys are hidden, attention gives zeros
+        (PyTorch: NaN).
 
-        Returns (output, weights): the weights (N, L, S), averaged over heads, or (N, num_heads, L, S) with
-        ``average_attn_weights=False``, and None with ``need_weights=False``, which is faster. With a ``cache``, keys
-        and values are appended to it, and the queries are taken to be the last of its steps.
+        Returns (output, weights). The weights are (N, L, S), averaged over heads, or (N, num_heads, L, S) with
+        ``average_attn_weights=False``; with ``need_weights=False``, which is faster, they are None. With a ``cache``,
+        keys and values are appended to it, and the queries are its last steps.
         """
         query = as_tensor(query)
         key = query if key is None else as_tensor(key)
@@ -229,7 +229,7 @@ class MultiheadAttention(Module):
         n, _, length, _ = q.shape
         mask = self._mask(key_padding_mask, attn_mask, n, q.dtype)
         if is_causal and past and length > 1:
-            # aligned at the last key: the queries follow what is cached
+            # aligned at the last key: the queries come after the cached steps
             later = np.arange(k.shape[2]) > np.arange(past, past + length)[:, None]
             mask = self._mask(None, later, n, q.dtype) if mask is None else _both(mask, ~later)
         options = {
@@ -255,7 +255,7 @@ class MultiheadAttention(Module):
         return (out if self.batch_first else ops.swapaxes(out, 0, 1)), weights
 
     def _batched(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The inputs as (N, L, E); the same object stays the same object, so that one product can project it."""
+        """The inputs as (N, L, E). Inputs that are one object stay one object, so that one product can project them."""
         found: dict[int, Tensor] = {}
         for x, width in zip(inputs, (self.embed_dim, self.kdim, self.vdim)):
             if x.ndim not in (2, 3) or x.ndim != inputs[0].ndim or x.shape[-1] != width:

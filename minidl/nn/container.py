@@ -9,7 +9,7 @@ from minidl.nn.module import Module, Parameter
 
 
 class _Row(Module):
-    """What Sequential, ModuleList and ParameterList share: numbered attributes ``"0"``, ``"1"``, … of one kind."""
+    """What Sequential, ModuleList and ParameterList share: attributes of one kind, numbered ``"0"``, ``"1"``, …"""
 
     _kind: type = Module
 
@@ -25,7 +25,8 @@ class _Row(Module):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return type(self)(self._items()[index])
+            kind: Any = type(self)
+            return kind(self._items()[index])
         return self._items()[index]
 
     def _names(self) -> list[str]:
@@ -59,7 +60,7 @@ class _Row(Module):
         return self
 
     def insert(self, index: int, value: Any) -> Any:
-        """Put one in before position ``index``; returns the container."""
+        """Insert one before position ``index``; returns the container."""
         self._check(value)
         items = self._items()
         items.insert(index, value)
@@ -90,7 +91,7 @@ class Sequential(_Row):
 
 
 class ModuleList(_Row):
-    """A list of modules whose parameters are found."""
+    """A list of modules; the parameters of all of them belong to the module that holds it."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class ModuleList(_Row):
 
 
 class ParameterList(_Row):
-    """A list of parameters that belong to the module which holds it; arrays and Tensors are made Parameters."""
+    """A list of parameters that belong to the module that holds it; arrays and Tensors become Parameters."""
 
     _kind = Parameter
 
@@ -114,7 +115,10 @@ class ParameterList(_Row):
 
 
 class ModuleDict(Module):
-    """A dictionary of modules whose parameters are found. Keys are strings without dots."""
+    """A dictionary of modules; the parameters of all of them belong to the module that holds it.
+
+    Keys are strings without dots.
+    """
 
     def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
         super().__init__()
@@ -132,7 +136,8 @@ class ModuleDict(Module):
         self.add_module(key, module)
 
     def __delitem__(self, key: str) -> None:
-        delattr(self, self.__getitem__(key) and key)
+        self[key]  # KeyError if there is none
+        delattr(self, key)
 
     def __len__(self) -> int:
         return len(self.keys())

@@ -14,12 +14,12 @@ from minidl.nn import init
 from minidl.nn.module import Module, Parameter, check_sizes
 from minidl.ops.conv import int_tuple
 
-# PyTorch's name of each way to pad, and NumPy's
+# PyTorch's name for each way to pad, and NumPy's
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 class _Conv(Module):
-    """What all convolution layers share; ``weight`` and ``bias`` start uniform on ±1/sqrt(fan_in), as in PyTorch."""
+    """What all convolution layers share. ``weight`` and ``bias`` start uniform on ±1/sqrt(fan_in), as in PyTorch."""
 
     n: int  # number of spatial axes
     transposed = False
@@ -57,7 +57,7 @@ class _Conv(Module):
                 raise ValueError(f"{layer}: padding={padding!r} is not known")
             if padding == "same" and set(self.stride) != {1}:
                 raise ValueError(f"{layer}: padding='same' needs stride 1, got {self.stride}")
-        self.padding = padding if isinstance(padding, str) else int_tuple(layer, "padding", padding, self.n, 0)
+        self.padding: Any = padding if isinstance(padding, str) else int_tuple(layer, "padding", padding, self.n, 0)
         self.groups = groups
         self.padding_mode = padding_mode
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
@@ -67,7 +67,7 @@ class _Conv(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again."""
+        """Draw new initial values."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         fan_in = math.prod(self.weight.shape[1:])
         if self.bias is not None:
@@ -87,8 +87,8 @@ class _PlainConv(_Conv):
     """Convolution of (N, in_channels, *size); see :func:`minidl.ops.conv2d`.
 
     ``weight`` is (out_channels, in_channels / groups, *kernel_size) and ``bias`` (out_channels,). ``padding`` is an
-    int, one int an axis, ``"same"`` or ``"valid"``; ``padding_mode`` says what is there: zeros, reflect, replicate or
-    circular.
+    int, one int per axis, ``"same"`` or ``"valid"``; ``padding_mode`` says what fills it: ``"zeros"``, ``"reflect"``,
+    ``"replicate"`` or ``"circular"``.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class _PlainConv(_Conv):
 
     def _widths(self) -> list[tuple[int, int]]:
         """(before, after) padding of each axis."""
-        if self.padding == "same":
+        if isinstance(self.padding, str):  # "same"
             totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)]
             return [(t // 2, t - t // 2) for t in totals]
         return [(p, p) for p in self.padding]
@@ -129,8 +129,8 @@ class _PlainConv(_Conv):
 class _TransposedConv(_Conv):
     """Transposed convolution of (N, in_channels, *size); see :func:`minidl.ops.conv_transpose2d`.
 
-    ``weight`` is (in_channels, out_channels / groups, *kernel_size) and ``bias`` (out_channels,). A size that
-    ``stride`` leaves open is picked by ``output_padding``, or by ``output_size`` (spatial axes only) in the call.
+    ``weight`` is (in_channels, out_channels / groups, *kernel_size) and ``bias`` (out_channels,). With a stride,
+    several output sizes are possible: ``output_padding`` or, in the call, ``output_size`` (spatial axes) chooses one.
     """
 
     transposed = True
@@ -180,7 +180,7 @@ class _TransposedConv(_Conv):
         if len(wanted) != self.n or not all(a <= w < a + s for a, w, s in zip(least, wanted, self.stride)):
             most = tuple(a + s - 1 for a, s in zip(least, self.stride))
             raise ValueError(
-                f"{type(self).__name__}: output_size {wanted} cannot come of size {size}; it can be {least} to {most}"
+                f"{type(self).__name__}: output_size {wanted} is impossible for size {size}; expected {least} to {most}"
             )
         return tuple(w - a for w, a in zip(wanted, least))
 

@@ -1,4 +1,4 @@
-"""Embedding: a learnt vector for each of a finite number of things."""
+"""Embedding: a learned vector for each of a finite number of things."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from minidl.nn.module import Module, Parameter, check_sizes
 
 
 class Embedding(Module):
-    """Integers of any shape to vectors: (...) to (..., embedding_dim).
+    """Maps integers to vectors: (...) to (..., embedding_dim).
 
     ``weight`` (num_embeddings, embedding_dim) starts standard normal. Row ``padding_idx`` starts at zero and gets no
-    gradient. Raises IndexError that names the range for an index outside [0, num_embeddings).
+    gradient. Raises IndexError, naming the range, for an index outside [0, num_embeddings).
     """
 
     def __init__(
@@ -35,15 +35,16 @@ class Embedding(Module):
 
     @classmethod
     def from_pretrained(cls, weight: Any, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
-        """An Embedding of the rows of ``weight`` (V, D), by default one that does not learn."""
+        """An Embedding with the rows of ``weight`` (V, D); by default it does not learn."""
         weight = as_tensor(weight)
-        layer = cls(*weight.shape, padding_idx=padding_idx, dtype=weight.dtype)
+        rows, width = weight.shape
+        layer = cls(rows, width, padding_idx, weight.dtype)
         layer.weight.assign_(weight)
         layer.weight.requires_grad_(not freeze)
         return layer
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again."""
+        """Draw new initial values."""
         init.normal_(self.weight)
         if self.padding_idx is not None:
             values = self.weight.detach()

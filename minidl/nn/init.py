@@ -1,6 +1,6 @@
-"""Initializers: fill a tensor in place (unrecorded) and return it.
+"""Initializers: each fills a tensor in place, unrecorded, and returns it.
 
-Random ones draw from ``generator``, by default :func:`minidl.random.default_generator`.
+The random ones draw from ``generator``, by default :func:`minidl.random.default_generator`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from minidl.random import Generator, default_generator
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which to scale weights so that signals keep their variance through a nonlinearity.
 
-    Names: linear (and identity, conv1d, …), sigmoid, tanh, relu, leaky_relu (``param`` is the slope, default 0.01),
-    selu. Raises ValueError for another. The values are PyTorch's.
+    Known are linear (and identity, conv1d, …), sigmoid, tanh, relu, leaky_relu (``param`` is the slope, default 0.01)
+    and selu; raises ValueError for other names. The values are PyTorch's.
     """
     if nonlinearity in ("linear", "identity", "sigmoid") or nonlinearity.startswith("conv"):
         return 1.0
@@ -61,7 +61,7 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normal, restricted to [a, b] (absolute bounds, not multiples of ``std``), by inverting its distribution."""
+    """Normal, truncated to [a, b] (absolute bounds, not multiples of ``std``), by inverting its distribution."""
     if not a < b:
         raise ValueError(f"trunc_normal_: expected a < b, got a={a}, b={b}")
     from scipy import special  # takes longer to import than all of minidl
@@ -91,11 +91,12 @@ def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix (ones on the diagonal of a 2-d tensor)."""
     if tensor.ndim != 2:
         raise ValueError(f"eye_: expected a tensor with 2 axes, got shape {tensor.shape}")
-    return tensor.assign_(np.eye(*tensor.shape))
+    rows, columns = tensor.shape
+    return tensor.assign_(np.eye(rows, columns))
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """A convolution weight (out, in, *kernel), 3 to 5 axes, that passes each input channel on unchanged."""
+    """A convolution weight (out, in, *kernel), with 3 to 5 axes, that passes each input channel on unchanged."""
     if not 3 <= tensor.ndim <= 5:
         raise ValueError(f"dirac_: expected a tensor with 3 to 5 axes, got shape {tensor.shape}")
     out, channels, *kernel = tensor.shape
@@ -164,13 +165,13 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
     z = generator.normal((max(rows, columns), min(rows, columns)), dtype=np.float64)
     q, r = np.linalg.qr(z)
-    # QR leaves the signs open; fixing R's diagonal positive makes Q uniform (Mezzadri, Notices of the AMS, 2007)
+    # QR leaves the signs open; a positive diagonal of R makes Q uniform (Mezzadri, Notices of the AMS, 2007)
     q *= np.where(np.diag(r) < 0, -1.0, 1.0)
     return tensor.assign_(gain * (q.T if rows < columns else q).reshape(tensor.shape))
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> Tensor:
-    """Normal, with the share ``sparsity`` of each column of a 2-d tensor set to 0: Martens, ICML 2010."""
+    """Normal, with a fraction ``sparsity`` of each column of a 2-d tensor set to 0: Martens, ICML 2010."""
     if tensor.ndim != 2:
         raise ValueError(f"sparse_: expected a tensor with 2 axes, got shape {tensor.shape}")
     generator = generator or default_generator()

@@ -32,7 +32,7 @@ class Linear(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again."""
+        """Draw new initial values."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
@@ -66,7 +66,7 @@ class Bilinear(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again."""
+        """Draw new initial values."""
         bound = 1 / math.sqrt(self.in1_features)
         init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -83,7 +83,7 @@ class Bilinear(Module):
 
 
 class Identity(Module):
-    """Passes its input on; takes and ignores any constructor arguments, so that it can stand in for any layer."""
+    """Returns its input. The constructor ignores its arguments, so that it can take the place of any layer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """Merges the axes from ``start_dim`` to ``end_dim`` into one; by default all but the first (the batch)."""
+    """Merges the axes from ``start_dim`` to ``end_dim`` into one; by default, all but the first (the batch)."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()

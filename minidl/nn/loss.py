@@ -1,4 +1,4 @@
-"""Losses as modules; the functions, with shapes and errors, are in :mod:`minidl.ops.loss` and :mod:`minidl.ops.ctc`."""
+"""Losses as modules; :mod:`minidl.ops.loss` and :mod:`minidl.ops.ctc` have the functions, with shapes and errors."""
 
 from __future__ import annotations
 

@@ -9,17 +9,17 @@ import numpy as np
 
 from minidl.core.dtypes import is_dtype_name
 from minidl.core.hooks import HookHandle
-from minidl.core.primitive import primitive
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor
 from minidl.core.trace import guard
+from minidl.nn.hooks import Hooks
 from minidl.nn.summary import Summary, summary
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: assigned as an attribute of a :class:`Module`, it is among its ``parameters()``.
+    """A tensor that a module learns: assigned to an attribute of a :class:`Module`, it is one of its ``parameters()``.
 
-    ``Parameter(data, requires_grad=True)`` takes what ``Tensor`` takes; an array's memory is shared.
+    ``Parameter(data, requires_grad=True)`` takes what ``Tensor`` takes and shares an array's memory.
     """
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
@@ -30,40 +30,16 @@ class Parameter(Tensor):
 
 
 class IncompatibleKeys(NamedTuple):
-    """What :meth:`Module.load_state_dict` could not match."""
+    """The keys that :meth:`Module.load_state_dict` could not match."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
-class _Hooks:
-    """The hooks of one module, by kind; keys are the handles given out."""
-
-    def __init__(self) -> None:
-        self.pre: dict[HookHandle, tuple[Callable, bool]] = {}
-        self.forward: dict[HookHandle, tuple[Callable, bool]] = {}
-        self.backward: dict[HookHandle, Callable] = {}
-
-
-@primitive(name="hook_point")
-def _hook_point(*xs, callback):
-    """The inputs, unchanged. In the backward pass ``callback`` sees their gradients together and may replace them."""
-    return tuple(x.view() if type(x) is np.ndarray else x for x in xs)
-
-
-@_hook_point.defvjp_all
-def _hook_point_grad(g, needs, callback):
-    tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in g)
-    replaced = callback(tensors)
-    if replaced is None:
-        return g
-    return [r if r is None or isinstance(g[0], Tensor) else getattr(r, "data", r) for r in replaced]
-
-
 class Module:
     """Base class of layers and models.
 
-    Write a subclass that makes its parameters and submodules in ``__init__`` and computes in ``forward``::
+    A subclass creates its parameters and submodules in ``__init__`` and computes its output in ``forward``::
 
         class Net(nn.Module):
             def __init__(self):
@@ -74,15 +50,15 @@ class Module:
             def forward(self, x):
                 return self.fc2(ops.relu(self.fc1(x)))
 
-    Every attribute that is a :class:`Parameter` or a :class:`Module` is found by itself, in the order in which they
-    were first assigned; a module's state other than parameters is declared with :meth:`register_buffer`.
+    Attributes that are a :class:`Parameter` or a :class:`Module` are found automatically, in the order in which they
+    were first assigned. Other state, such as running statistics, is declared with :meth:`register_buffer`.
     """
 
     #: whether layers such as dropout behave as in training; set with train() and eval()
     training = True
     # buffer names, each with whether it is part of the state_dict
     _buffers: Mapping[str, bool] = {}
-    _hooks: _Hooks | None = None
+    _hooks: Hooks | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; subclasses define it, users call the module itself."""
@@ -92,7 +68,7 @@ class Module:
         guard(lambda: self.training)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
-        return self._call_with_hooks(args, kwargs)
+        return self._hooks.run(self, args, kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and not isinstance(value, Parameter):
@@ -121,10 +97,10 @@ class Module:
             raise KeyError(f"{type(self).__name__} already has an attribute {name!r}")
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
-        """Add a tensor (or array, or None) that is state but not learnt, such as a running mean.
+        """Add a tensor (or array, or None) that is part of the state but not learned, such as a running mean.
 
-        It follows ``to()``, and is part of ``state_dict()`` if ``persistent``. Raises KeyError for a name with a dot
-        or one that is taken.
+        ``to()`` moves it, and ``state_dict()`` contains it if ``persistent``. Raises KeyError if the name contains a
+        dot or is taken.
         """
         self._check_name(name)
         if name in self.__dict__:
@@ -135,14 +111,20 @@ class Module:
         self._buffers[name] = persistent  # type: ignore[index]
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """``self.name = parameter``, for a name made up at run time. Raises KeyError and TypeError for bad ones."""
+        """``self.name = parameter``, for a name known only at run time.
+
+        Raises KeyError for a bad name, TypeError for what is not a Parameter.
+        """
         self._check_name(name)
         if parameter is not None and not isinstance(parameter, Parameter):
             raise TypeError(f"register_parameter({name!r}): expected a Parameter, got {type(parameter).__name__}")
         setattr(self, name, parameter)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """``self.name = module``, for a name made up at run time. Raises KeyError and TypeError for bad ones."""
+        """``self.name = module``, for a name known only at run time.
+
+        Raises KeyError for a bad name, TypeError for what is not a Module.
+        """
         self._check_name(name)
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"add_module({name!r}): expected a Module, got {type(module).__name__}")
@@ -151,7 +133,7 @@ class Module:
     # Looking inside
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """(name, module) of the direct submodules."""
+        """Yield (name, module) for each direct submodule."""
         for name, value in list(self.__dict__.items()):
             if isinstance(value, Module):
                 yield name, value
@@ -164,7 +146,7 @@ class Module:
     def named_modules(
         self, prefix: str = "", remove_duplicate: bool = True, _seen: set | None = None
     ) -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module (name ``""``) and all below it, parents first."""
+        """Yield (dotted name, module) for this module (name ``""``) and all below it, parents first."""
         seen = set() if _seen is None else _seen
         if remove_duplicate:
             if id(self) in seen:
@@ -180,7 +162,7 @@ class Module:
             yield module
 
     def get_submodule(self, name: str) -> Module:
-        """The submodule with a dotted name. Raises AttributeError if there is none."""
+        """The submodule with this dotted name. Raises AttributeError if there is none."""
         module: Any = self
         for part in name.split(".") if name else ():
             module = getattr(module, part)
@@ -210,7 +192,8 @@ class Module:
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once, under its first name, unless ``remove_duplicate=False``."""
+        """Yield (dotted name, parameter). A shared parameter appears once, under its first name, unless
+        ``remove_duplicate=False``."""
         return self._named_tensors(Module._own_parameters, prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
@@ -221,7 +204,7 @@ class Module:
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
-        """(dotted name, buffer), also of those that are not persistent."""
+        """Yield (dotted name, buffer), including buffers that are not persistent."""
         return self._named_tensors(Module._own_buffers, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
@@ -237,15 +220,15 @@ class Module:
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and persistent buffers by dotted name, detached. They share memory with the module: copy what
-        must outlast the next update."""
+        must survive the next update."""
         found = self._named_tensors(Module._own_state, prefix.rstrip("."), True, False)
         return {name: value.detach() for name, value in found}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy values (Tensors, arrays, or anything ``np.asarray`` takes) into the parameters and buffers by name.
 
-        Returns the missing and the unexpected keys. Raises RuntimeError that lists every missing and unexpected key
-        (if ``strict``), wrong shape and wrong kind of dtype at once; nothing is changed then.
+        Returns the missing and the unexpected keys. Raises a RuntimeError that lists all problems at once: missing and
+        unexpected keys (if ``strict``), shapes and dtypes that do not fit. The module is then left unchanged.
         """
         own = dict(self._named_tensors(Module._own_state, "", True, False))
         missing = [k for k in own if k not in state_dict]
@@ -288,7 +271,7 @@ class Module:
         return self.train(False)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the parameters' gradients (or fill them with zeros)."""
+        """Set the parameters' gradients to None, or to zeros if ``set_to_none`` is false."""
         for p in self.parameters():
             if set_to_none or p.grad is None:
                 p.grad = None
@@ -302,7 +285,7 @@ class Module:
         return self
 
     def freeze(self) -> Module:
-        """Stop learning: no parameter requires a gradient any more."""
+        """Stop learning: no parameter requires a gradient."""
         return self.requires_grad_(False)
 
     def unfreeze(self) -> Module:
@@ -317,9 +300,9 @@ class Module:
         return self
 
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Module:
-        """Move parameters and buffers to a backend's device (by name) and/or convert the floating-point ones.
+        """Move parameters and buffers to a backend's device (by name), convert the floating-point ones, or both.
 
-        ``to("cupy")``, ``to(np.float64)``, ``to("jax", np.float16)``. The Parameter objects stay the same.
+        Examples: ``to("cupy")``, ``to(np.float64)``, ``to("jax", np.float16)``. The Parameter objects stay the same.
         """
         for target in targets:
             if isinstance(target, str) and not is_dtype_name(target):
@@ -354,89 +337,28 @@ class Module:
 
     def _add_hook(self, kind: str, hook: Any) -> HookHandle:
         if self._hooks is None:
-            self._hooks = _Hooks()
-        hooks = getattr(self._hooks, kind)
-        handle = HookHandle(hooks)
-        hooks[handle] = hook
-        return handle
+            self._hooks = Hooks()
+        return self._hooks.add(kind, hook)
 
     def register_forward_pre_hook(self, hook: Callable[..., Any], with_kwargs: bool = False) -> HookHandle:
-        """Before ``forward``, call ``hook(module, args)``; what it returns, if anything, replaces the arguments.
+        """Call ``hook(module, args)`` before ``forward``. Unless it returns None, the result replaces the arguments.
 
-        With ``with_kwargs`` it is called as ``hook(module, args, kwargs)`` and may return ``(args, kwargs)``.
+        With ``with_kwargs`` the hook is called as ``hook(module, args, kwargs)`` and may return ``(args, kwargs)``.
         """
         return self._add_hook("pre", (hook, with_kwargs))
 
     def register_forward_hook(self, hook: Callable[..., Any], with_kwargs: bool = False) -> HookHandle:
-        """After ``forward``, call ``hook(module, args, output)`` (``hook(module, args, kwargs, output)`` with
-        ``with_kwargs``); what it returns, if anything, replaces the output."""
+        """Call ``hook(module, args, output)`` (with ``with_kwargs``: ``hook(module, args, kwargs, output)``) after
+        ``forward``. Unless it returns None, the result replaces the output."""
         return self._add_hook("forward", (hook, with_kwargs))
 
     def register_full_backward_hook(self, hook: Callable[..., Any]) -> HookHandle:
-        """In the backward pass, call ``hook(module, grad_input, grad_output)``, tuples of Tensors (None where no
-        gradient flows) for the positional inputs and the outputs. What it returns, if anything, replaces
-        ``grad_input``."""
+        """Call ``hook(module, grad_input, grad_output)`` in the backward pass.
+
+        Both are tuples of Tensors (None where no gradient flows), for the positional inputs and the outputs. Unless the
+        hook returns None, the result replaces ``grad_input``.
+        """
         return self._add_hook("backward", hook)
-
-    def _call_with_hooks(self, args: tuple, kwargs: dict) -> Any:
-        hooks = self._hooks
-        for hook, with_kwargs in list(hooks.pre.values()):
-            if with_kwargs:
-                result = hook(self, args, kwargs)
-                if result is not None:
-                    args, kwargs = result
-            else:
-                result = hook(self, args)
-                if result is not None:
-                    args = result if isinstance(result, tuple) else (result,)
-        if hooks.backward:
-            output = self._call_with_backward_hooks(list(hooks.backward.values()), args, kwargs)
-        else:
-            output = self.forward(*args, **kwargs)
-        for hook, with_kwargs in list(hooks.forward.values()):
-            result = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
-            if result is not None:
-                output = result
-        return output
-
-    def _call_with_backward_hooks(self, hooks: list, args: tuple, kwargs: dict) -> Any:
-        """Run ``forward`` between two hook points: one sees the gradients of the outputs, the other of the inputs."""
-        watched = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
-        grad_output: tuple = ()
-
-        def run(grad_input: tuple) -> tuple:
-            for hook in hooks:
-                replaced = hook(self, grad_input, grad_output)
-                if replaced is not None:
-                    grad_input = replaced if isinstance(replaced, tuple) else (replaced,)
-            return grad_input
-
-        def at_output(g: tuple) -> None:
-            nonlocal grad_output
-            found = iter(g)
-            grad_output = tuple(next(found) if isinstance(o, Tensor) and o.requires_grad else None for o in outputs)
-            if not watched:
-                run((None,) * len(args))
-
-        def at_input(g: tuple) -> list:
-            found = dict(zip(watched, g))
-            replaced = run(tuple(found.get(i) for i in range(len(args))))
-            return [replaced[i] for i in watched]
-
-        if watched:
-            points = iter(_hook_point(*(args[i] for i in watched), callback=at_input))
-            args = tuple(next(points) if i in watched else a for i, a in enumerate(args))
-        output = self.forward(*args, **kwargs)
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
-        if not any(isinstance(o, Tensor) and o.requires_grad for o in outputs):
-            return output
-        points = iter(
-            _hook_point(*(o for o in outputs if isinstance(o, Tensor) and o.requires_grad), callback=at_output)
-        )
-        passed = [next(points) if isinstance(o, Tensor) and o.requires_grad else o for o in outputs]
-        if not isinstance(output, (tuple, list)):
-            return passed[0]
-        return output._make(passed) if hasattr(output, "_make") else type(output)(passed)
 
     # Printing
 
@@ -445,7 +367,7 @@ class Module:
         return summary(self, *inputs, dtype=dtype)
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows between the parentheses of a module: its settings."""
+        """The settings that ``repr`` shows between the parentheses."""
         return ""
 
     def __repr__(self) -> str:
@@ -457,7 +379,7 @@ class Module:
 
 
 def check_sizes(layer: Module, least: int = 0, **sizes: Any) -> None:
-    """Raise ValueError that names the layer unless all ``sizes`` are ints of at least ``least``."""
+    """Raise ValueError, naming the layer, unless all ``sizes`` are ints of at least ``least``."""
     for name, size in sizes.items():
         if not isinstance(size, (int, np.integer)) or size < least:
             raise ValueError(f"{type(layer).__name__}: {name} must be an int of at least {least}, got {size!r}")

@@ -18,6 +18,9 @@ class _RunningNorm(Module):
     """What batch and instance normalization share: weight, bias and running statistics, each (num_features,)."""
 
     axes: tuple[int, ...]
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class _RunningNorm(Module):
     def reset_parameters(self) -> None:
         """Forget the running statistics; weight 1, bias 0."""
         self.reset_running_stats()
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             self.weight.assign_(1)
             self.bias.assign_(0)
 
@@ -65,7 +68,7 @@ class _RunningNorm(Module):
             )
 
     def _normalize(self, x: Any) -> Any:
-        """Normalize by the statistics of ``x`` itself, and in training keep track of them."""
+        """Normalize by the statistics of ``x`` itself, and track them in training."""
         raise NotImplementedError
 
     def forward(self, x: Any) -> Any:
@@ -78,8 +81,8 @@ class _RunningNorm(Module):
 
     @no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of a batch of ``count`` values a channel. The running variance is
-        the unbiased one."""
+        """Move the running statistics towards those of a batch with ``count`` values per channel. The running variance
+        is the unbiased one."""
         self.num_batches_tracked.assign_(self.num_batches_tracked + 1)
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.assign_(self.running_mean * (1 - share) + mean * share)
@@ -95,9 +98,9 @@ class _RunningNorm(Module):
 class _BatchNorm(_RunningNorm):
     """Batch normalization (Ioffe and Szegedy, 2015) of (N, num_features, *size).
 
-    In training, the statistics are those of the batch, and ``running_mean`` and ``running_var`` are moved towards them
-    by the share ``momentum`` (None: they become the averages over all batches so far). In evaluation the running
-    statistics are used, if there are any. ``affine`` adds a learnt weight and bias a channel.
+    In training, the statistics are those of the batch, and ``running_mean`` and ``running_var`` move towards them by
+    the fraction ``momentum`` (None: they become the averages over all batches so far). In evaluation, the running
+    statistics are used if there are any. ``affine`` adds a learned weight and bias per channel.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class _BatchNorm(_RunningNorm):
 
 
 class BatchNorm(_BatchNorm):
-    """:class:`BatchNorm1d`, :class:`BatchNorm2d` or :class:`BatchNorm3d`, whichever the input's axes ask for."""
+    """:class:`BatchNorm1d`, :class:`BatchNorm2d` or :class:`BatchNorm3d`, as the input's number of axes demands."""
 
     axes = (2, 3, 4, 5)
 
@@ -142,7 +145,7 @@ class BatchNorm3d(_BatchNorm):
 class _InstanceNorm(_RunningNorm):
     """Instance normalization (Ulyanov et al., 2016) of (N, num_features, *size): each channel of each sample by itself.
 
-    With ``track_running_stats``, evaluation uses running statistics, which are kept as batch normalization keeps them.
+    With ``track_running_stats``, evaluation uses running statistics, updated as in batch normalization.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class InstanceNorm3d(_InstanceNorm):
 class GroupNorm(Module):
     """Group normalization (Wu and He, 2018) of (N, num_channels, *size), in ``num_groups`` groups of channels.
 
-    ``affine`` adds a learnt weight and bias a channel. Raises ValueError if the channels do not split evenly.
+    ``affine`` adds a learned weight and bias per channel. Raises ValueError if the channels do not split evenly.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class GroupNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             self.weight.assign_(1)
             self.bias.assign_(0)
 
@@ -218,7 +221,7 @@ class GroupNorm(Module):
 class LayerNorm(Module):
     """Layer normalization (Ba et al., 2016) over the last axes, of shape ``normalized_shape`` (an int or a tuple).
 
-    ``elementwise_affine`` adds a learnt ``weight`` and, unless ``bias`` is false, ``bias`` of that shape.
+    ``elementwise_affine`` adds a learned ``weight`` and, unless ``bias`` is false, ``bias`` of that shape.
     """
 
     def __init__(
@@ -254,7 +257,7 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Root-mean-square normalization (Zhang and Sennrich, 2019) over the last axes, of shape ``normalized_shape``.
 
-    ``eps`` None is the spacing of the dtype's numbers at 1; ``elementwise_affine`` adds a learnt weight.
+    ``eps=None`` is the dtype's machine epsilon; ``elementwise_affine`` adds a learned weight.
     """
 
     def __init__(

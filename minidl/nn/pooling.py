@@ -12,7 +12,7 @@ _Size = int | Sequence[int]
 
 
 class _MaxPool(FunctionLayer):
-    """The maximum of each window; see :func:`minidl.ops.max_pool2d`. ``stride`` is by default the kernel size."""
+    """The maximum of each window; see :func:`minidl.ops.max_pool2d`. ``stride`` defaults to the kernel size."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class _MaxPool(FunctionLayer):
 
 
 class _AvgPool(FunctionLayer):
-    """The mean of each window; see :func:`minidl.ops.avg_pool2d`. ``stride`` is by default the kernel size."""
+    """The mean of each window; see :func:`minidl.ops.avg_pool2d`. ``stride`` defaults to the kernel size."""
 
     def __init__(
         self,
@@ -54,15 +54,17 @@ class _AvgPool(FunctionLayer):
 
 
 class _AdaptiveMaxPool(FunctionLayer):
-    """The maximum of ``output_size`` windows an axis, whatever the input's size."""
+    """The maximum of each of ``output_size`` windows per axis, whatever the input's size."""
 
     def __init__(self, output_size: int | Sequence[int | None], return_indices: bool = False) -> None:
         super().__init__(output_size=output_size, return_indices=return_indices)
 
 
 class _AdaptiveAvgPool(FunctionLayer):
-    """The mean of ``output_size`` windows an axis, whatever the input's size; see
-    :func:`minidl.ops.adaptive_avg_pool2d`."""
+    """The mean of each of ``output_size`` windows per axis, whatever the input's size.
+
+    See :func:`minidl.ops.adaptive_avg_pool2d`.
+    """
 
     def __init__(self, output_size: int | Sequence[int | None]) -> None:
         super().__init__(output_size=output_size)

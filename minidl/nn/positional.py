@@ -1,4 +1,4 @@
-"""Positional encodings: sinusoidal, learnt and rotary."""
+"""Positional encodings: sinusoidal, learned and rotary."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class SinusoidalPositionalEncoding(Module):
     ``offset`` in the call is the position of the first step. Raises ValueError beyond ``max_len``.
     """
 
+    table: Tensor
+
     def __init__(self, d_model: int, max_len: int = 5000, batch_first: bool = True, dtype: Any = None) -> None:
         super().__init__()
         self.max_len = max_len
@@ -55,8 +57,8 @@ class SinusoidalPositionalEncoding(Module):
 
 
 class LearnedPositionalEncoding(Module):
-    """Adds a learnt vector a position, rows of ``weight`` (max_len, d_model), to (N, T, d_model), or (T, N, d_model) if
-    not ``batch_first`` (Gehring et al. 2017; GPT-2). Starts normal with standard deviation 0.02."""
+    """Adds a learned vector per position, a row of ``weight`` (max_len, d_model), to (N, T, d_model), or
+    (T, N, d_model) if not ``batch_first`` (Gehring et al. 2017; GPT-2). Starts normal with standard deviation 0.02."""
 
     def __init__(self, d_model: int, max_len: int, batch_first: bool = True, dtype: Any = None) -> None:
         super().__init__()
@@ -74,7 +76,7 @@ class LearnedPositionalEncoding(Module):
 
 
 def apply_rotary(x: Any, cos: Any, sin: Any, interleaved: bool = True) -> Any:
-    """Turn pairs of features of ``x`` (..., T, D) by the angles whose ``cos`` and ``sin`` (T, D / 2) are given.
+    """Rotate pairs of features of ``x`` (..., T, D) by the angles whose ``cos`` and ``sin`` (T, D / 2) are given.
 
     ``interleaved`` pairs features (2i, 2i + 1), as the paper does (Su et al. 2021, eq. 34); otherwise i goes with
     i + D / 2, as in GPT-NeoX and Llama. Raises ValueError for an odd D.
@@ -90,12 +92,15 @@ def apply_rotary(x: Any, cos: Any, sin: Any, interleaved: bool = True) -> Any:
 
 
 class RotaryEmbedding(Module):
-    """Rotary position embedding (Su et al. 2021, "RoFormer"): the product of a query and a key turned by their
-    positions depends on the difference of the positions alone.
+    """Rotary position embedding (Su et al. 2021, "RoFormer"). The product of a query and a key, each rotated according
+    to its position, depends only on the difference of their positions.
 
-    ``forward(x, offset=0)`` turns (..., T, dim), whose first step is at position ``offset``, by p / base^(2i/dim);
-    see :func:`apply_rotary` for ``interleaved``. Raises ValueError beyond ``max_len``.
+    ``forward(x, offset=0)`` rotates (..., T, dim) by the angles p / base^(2i/dim), where the first step has position
+    p = ``offset``; see :func:`apply_rotary` for ``interleaved``. Raises ValueError beyond ``max_len``.
     """
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(
         self, dim: int, max_len: int = 4096, base: float = 10000.0, interleaved: bool = True, dtype: Any = None

@@ -20,10 +20,11 @@ from minidl.nn.module import Module, Parameter, check_sizes
 
 
 class PackedSequence(NamedTuple):
-    """Sequences of unequal length without padding: the first steps of all, longest sequence first, then the second...
+    """Sequences of unequal length without padding: the first steps of all of them, longest first, then the second...
 
-    ``data`` (sum of lengths, ...), ``batch_sizes`` int64[longest] (how many sequences have a step t);
-    ``sorted_indices`` int64[N] sorts the batch by falling length, ``unsorted_indices`` undoes it (None: came sorted).
+    ``data`` is (sum of lengths, ...); ``batch_sizes`` int64[longest] says how many sequences have a step t.
+    ``sorted_indices`` int64[N] sorts the batch by decreasing length and ``unsorted_indices`` undoes that; both are None
+    for a batch that was already sorted.
     """
 
     data: Tensor
@@ -41,7 +42,7 @@ def pack_padded_sequence(
 ) -> PackedSequence:
     """Pack a padded batch (T, N, ...) ((N, T, ...) if ``batch_first``) of sequences with the given ``lengths``.
 
-    Raises ValueError for lengths that are not in 1..T, one a sequence, and, if ``enforce_sorted``, falling.
+    Raises ValueError unless there is one length in 1..T per sequence and, with ``enforce_sorted``, they decrease.
     """
     x = as_tensor(input)
     x = ops.swapaxes(x, 0, 1) if batch_first else x
@@ -52,7 +53,9 @@ def pack_padded_sequence(
     sorted_indices = unsorted_indices = None
     if enforce_sorted:
         if np.any(np.diff(lengths) > 0):
-            raise ValueError(f"pack_padded_sequence: lengths {lengths.tolist()} do not fall; pass enforce_sorted=False")
+            raise ValueError(
+                f"pack_padded_sequence: lengths {lengths.tolist()} do not decrease; pass enforce_sorted=False"
+            )
     else:
         sorted_indices = np.argsort(-lengths, kind="stable")
         unsorted_indices = np.argsort(sorted_indices)
@@ -63,7 +66,7 @@ def pack_padded_sequence(
 
 
 def _pack(x: Tensor, batch_sizes: np.ndarray) -> Tensor:
-    """(T, N, ...) sorted by falling length -> (sum of lengths, ...)."""
+    """(T, N, ...) sorted by decreasing length -> (sum of lengths, ...)."""
     n = x.shape[1]
     where = np.flatnonzero(np.arange(n) < batch_sizes[:, None])
     flat = ops.reshape(x, shape=(x.shape[0] * n, *x.shape[2:]))
@@ -75,7 +78,7 @@ def _unpack(data: Tensor, batch_sizes: np.ndarray, steps: int, padding_value: fl
     n = int(batch_sizes[0])
     present = np.zeros((steps, n), bool)
     present[: len(batch_sizes)] = np.arange(n) < batch_sizes[:, None]
-    # a step that is absent points at a row of padding put behind the data
+    # an absent step points to a row of padding after the data
     where = np.full(steps * n, data.shape[0])
     where[present.reshape(-1)] = np.arange(data.shape[0])
     padding = Tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype), device=backend_of(data.data).name)
@@ -122,10 +125,17 @@ def pack_sequence(sequences: Sequence[Any], enforce_sorted: bool = True) -> Pack
     return pack_padded_sequence(pad_sequence(sequences), [len(s) for s in sequences], enforce_sorted=enforce_sorted)
 
 
+def _draw_uniform(layer: Module, hidden_size: int) -> None:
+    bound = 1 / math.sqrt(hidden_size)
+    for p in layer.parameters():
+        init.uniform_(p, -bound, bound)
+
+
 class _Recurrent(Module):
     """What RNN, GRU and LSTM share: parameters, layers, directions, packing."""
 
     gates: int
+    states = 1  # 2: a state is a pair (h, c)
     proj_size = 0
 
     def __init__(
@@ -155,7 +165,7 @@ class _Recurrent(Module):
         rows, out = self.gates * hidden_size, self.proj_size or hidden_size
         for layer in range(num_layers):
             width = input_size if layer == 0 else out * directions
-            shapes = {"weight_ih": (rows, width), "weight_hh": (rows, out)}
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, out)}
             if bias:
                 shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
             if self.proj_size:
@@ -169,17 +179,32 @@ class _Recurrent(Module):
         return [f"_l{layer}", f"_l{layer}_reverse"][: 2 if self.bidirectional else 1]
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again: all uniform on ±1/sqrt(hidden_size)."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for p in self.parameters():
-            init.uniform_(p, -bound, bound)
+        """Draw new initial values, uniform on ±1/sqrt(hidden_size)."""
+        _draw_uniform(self, self.hidden_size)
 
-    def _run(self, x: Tensor, states: list, weights: list, reverse: bool, lengths: Any) -> tuple:
+    def _run(self, x: Tensor, states: list[Tensor], weights: list, reverse: bool, lengths: Any) -> tuple:
         """One layer in one direction: (y, final state, ...)."""
         raise NotImplementedError
 
+    def _initial(self, x: Tensor, given: tuple | None, single: bool, packed: PackedSequence | None) -> list[Tensor]:
+        """The initial states, each (layers · directions, N, width): zeros unless ``given``."""
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        widths = [self.proj_size or self.hidden_size, self.hidden_size][: self.states]
+        shapes = [(count, x.shape[1], width) for width in widths]
+        if given is None:
+            xp = backend_of(x.data).xp
+            return [Tensor(xp.zeros(shape, x.dtype)) for shape in shapes]
+        states = [as_tensor(s) for s in given]
+        states = [ops.unsqueeze(s, axis=1) for s in states] if single else states
+        for s, shape in zip(states, shapes):
+            if s.shape != shape:
+                raise ValueError(f"{type(self).__name__}: expected an initial state of shape {shape}, got {s.shape}")
+        if packed is not None and packed.sorted_indices is not None:
+            states = [ops.take(s, packed.sorted_indices, axis=1) for s in states]
+        return states
+
     def _forward(self, x: Any, initial: tuple | None) -> tuple[Any, list[Tensor]]:
-        """(output, final states), each of the latter (layers · directions, N, ...)."""
+        """(output, final states); each state is (layers · directions, N, width)."""
         packed = x if isinstance(x, PackedSequence) else None
         lengths = None
         if packed is not None:
@@ -195,30 +220,14 @@ class _Recurrent(Module):
         single = x.ndim == 2
         x = ops.unsqueeze(x, axis=1) if single else ops.swapaxes(x, 0, 1) if self.batch_first and not packed else x
 
-        count = self.num_layers * (2 if self.bidirectional else 1)
-        widths = [self.proj_size or self.hidden_size, self.hidden_size][: 2 if isinstance(self, LSTM) else 1]
-        if initial is None:
-            xp = backend_of(x.data).xp
-            initial = [Tensor(xp.zeros((count, x.shape[1], w), x.dtype)) for w in widths]
-        else:
-            initial = [as_tensor(s) for s in initial]
-            initial = [ops.unsqueeze(s, axis=1) for s in initial] if single else initial
-            for s, w in zip(initial, widths):
-                if s.shape != (count, x.shape[1], w):
-                    raise ValueError(
-                        f"{type(self).__name__}: expected an initial state of shape "
-                        f"{(count, x.shape[1], w)}, got {s.shape}"
-                    )
-            if packed is not None and packed.sorted_indices is not None:
-                initial = [ops.take(s, packed.sorted_indices, axis=1) for s in initial]
-
-        finals = []
+        starts = self._initial(x, initial, single, packed)
+        finals: list[list[Tensor]] = []
         for layer in range(self.num_layers):
             ys = []
             for direction, suffix in enumerate(self._suffixes(layer)):
                 names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
                 weights = [self.__dict__.get(name + suffix) for name in names]
-                y, *final = self._run(x, [s[len(finals)] for s in initial], weights, direction == 1, lengths)
+                y, *final = self._run(x, [s[len(finals)] for s in starts], weights, direction == 1, lengths)
                 ys.append(y)
                 finals.append(final)
             x = ops.concat(ys, axis=2) if len(ys) > 1 else ys[0]
@@ -234,8 +243,8 @@ class _Recurrent(Module):
             return x[:, 0], [s[:, 0] for s in states]
         return (ops.swapaxes(x, 0, 1) if self.batch_first else x), states
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Tensor]:
-        """(output, h_n) for an input and an initial state of zeros or ``hx``; shapes in the class's docstring."""
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        """(output, h_n) for an input and an initial state, ``hx`` or zeros; the class's docstring has the shapes."""
         output, (h_n,) = self._forward(input, None if hx is None else (hx,))
         return output, h_n
 
@@ -255,9 +264,10 @@ class RNN(_Recurrent):
 
     Input (T, N, input_size), (N, T, input_size) if ``batch_first``, (T, input_size) for a single sequence, or a
     :class:`PackedSequence`; initial state (num_layers · directions, N, hidden_size), default zeros. Returns the last
-    layer's outputs (T, N, directions · hidden_size), likewise, and the final state. ``dropout`` applies to the outputs
-    of each layer but the last, in training. Parameters: ``weight_ih_l0`` (hidden, input), ``weight_hh_l0``
-    (hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, and with ``_reverse`` behind them for the backward direction.
+    layer's outputs (T, N, directions · hidden_size), arranged like the input, and the final state. In training,
+    ``dropout`` applies to the outputs of each layer but the last. Parameters: ``weight_ih_l0`` (hidden, input),
+    ``weight_hh_l0`` (hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, and the same with ``_reverse`` appended for the
+    backward direction.
     """
 
     gates = 1
@@ -299,6 +309,7 @@ class LSTM(_Recurrent):
     """
 
     gates = 4
+    states = 2
 
     def __init__(self, *args: Any, proj_size: int = 0, **kwargs: Any) -> None:
         self.proj_size = proj_size
@@ -310,9 +321,9 @@ class LSTM(_Recurrent):
         return ops.lstm(x, *states, *weights, reverse=reverse, lengths=lengths)
 
     def forward(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """(output, (h_n, c_n)) for an input and an initial state of zeros or ``hx = (h_0, c_0)``."""
-        output, states = self._forward(input, hx)
-        return output, tuple(states)
+        """(output, (h_n, c_n)) for an input and an initial state, ``hx = (h_0, c_0)`` or zeros."""
+        output, (h_n, c_n) = self._forward(input, hx)
+        return output, (h_n, c_n)
 
 
 class _Cell(Module):
@@ -333,7 +344,9 @@ class _Cell(Module):
         self.bias_hh = Parameter(np.empty(rows, dtype)) if bias else None
         self.reset_parameters()
 
-    reset_parameters = _Recurrent.reset_parameters
+    def reset_parameters(self) -> None:
+        """Draw new initial values, uniform on ±1/sqrt(hidden_size)."""
+        _draw_uniform(self, self.hidden_size)
 
     def _step(self, run: Any, input: Any, states: tuple | None, count: int = 1, **params: Any) -> tuple[Tensor, ...]:
         """The new states, each (N, hidden_size) or, for an input (input_size,), (hidden_size,)."""
@@ -342,14 +355,11 @@ class _Cell(Module):
         x = ops.reshape(x, shape=(1, 1, -1)) if single else ops.unsqueeze(x, axis=0)
         if states is None:
             zeros = backend_of(x.data).xp.zeros((x.shape[1], self.hidden_size), x.dtype)
-            states = [Tensor(zeros)] * count
+            starts = [Tensor(zeros)] * count
         else:
-            states = [ops.unsqueeze(as_tensor(s), axis=0) if single else as_tensor(s) for s in states]
-        _, *finals = run(x, *states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **params)
+            starts = [ops.unsqueeze(as_tensor(s), axis=0) if single else as_tensor(s) for s in states]
+        _, *finals = run(x, *starts, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **params)
         return tuple(s[0] for s in finals) if single else tuple(finals)
-
-    def forward(self, input: Any, hx: Any = None) -> Tensor:
-        return self._step(ops.gru, input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias_ih is not None}"
@@ -375,6 +385,9 @@ class GRUCell(_Cell):
 
     gates = 3
 
+    def forward(self, input: Any, hx: Any = None) -> Tensor:
+        return self._step(ops.gru, input, None if hx is None else (hx,))[0]
+
 
 class LSTMCell(_Cell):
     """One step of :class:`LSTM`: (N, input_size), ((N, hidden_size), (N, hidden_size)) -> the new (h, c)."""
@@ -382,4 +395,5 @@ class LSTMCell(_Cell):
     gates = 4
 
     def forward(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[Tensor, Tensor]:
-        return self._step(ops.lstm, input, hx, count=2)
+        h, c = self._step(ops.lstm, input, hx, count=2)
+        return h, c

@@ -1,6 +1,6 @@
-"""The Transformer of Vaswani et al. 2017: encoder and decoder layers, their stacks, and the whole.
+"""The Transformer of Vaswani et al. 2017: encoder and decoder layers, stacks of them, and the whole model.
 
-Arguments, parameter names and layouts are PyTorch's, except that ``is_causal=True`` masks by itself.
+Arguments, parameter names and layouts are PyTorch's, except that ``is_causal=True`` needs no mask besides.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ def _activation(activation: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 class _Layer(Module):
     """What encoder and decoder layers share: self-attention and the feed-forward network."""
+
+    sublayers: int  # each has its norm and dropout: norm1, dropout1, ...
+    norm1: Module
+    norm2: Module
+    norm3: Module
+    dropout1: Module
+    dropout2: Module
+    dropout3: Module
 
     def __init__(
         self,
@@ -61,8 +69,6 @@ class _Layer(Module):
             setattr(self, f"norm{i}", LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype))
         for i in range(1, self.sublayers + 1):
             setattr(self, f"dropout{i}", Dropout(dropout))
-
-    sublayers: int
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
@@ -96,7 +102,7 @@ class TransformerEncoderLayer(_Layer):
 
 
 class TransformerDecoderLayer(_Layer):
-    """As :class:`TransformerEncoderLayer`, with attention to an encoder's output (``memory``) between the two parts."""
+    """Like :class:`TransformerEncoderLayer`, with attention to an encoder's output (``memory``) in between."""
 
     sublayers = 3
 
@@ -128,7 +134,7 @@ class TransformerDecoderLayer(_Layer):
 
 
 class TransformerEncoder(Module):
-    """``num_layers`` copies of ``encoder_layer`` (same initial values) in a row, then ``norm`` if given."""
+    """``num_layers`` copies of ``encoder_layer`` (with the same initial values) in sequence, then ``norm`` if given."""
 
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
@@ -142,7 +148,7 @@ class TransformerEncoder(Module):
 
 
 class TransformerDecoder(Module):
-    """``num_layers`` copies of ``decoder_layer`` (same initial values) in a row, then ``norm`` if given."""
+    """``num_layers`` copies of ``decoder_layer`` (with the same initial values) in sequence, then ``norm`` if given."""
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
@@ -159,7 +165,7 @@ class TransformerDecoder(Module):
 class Transformer(Module):
     """Encoder and decoder: ``forward(src, tgt)`` of (N, S, d_model) and (N, T, d_model) if ``batch_first``.
 
-    Embeddings, positions and the output layer are the user's.
+    Embeddings, positions and the output layer are left to the user.
     """
 
     def __init__(

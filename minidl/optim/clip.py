@@ -10,30 +10,26 @@ import numpy as np
 
 from minidl import ops
 from minidl.core.tensor import Tensor
-from minidl.core.trace import capturing
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    """The Tensors whose ``grad`` is set."""
+def with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """(parameter, gradient) for each parameter that has a gradient."""
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [p for p in parameters if p.grad is not None]
+    return [(p, p.grad) for p in parameters if p.grad is not None]
 
 
-def _replace(owners: list[Tensor], function: Callable[..., Any]) -> None:
-    """``grad = function(grad)`` for each owner, once for a gradient that several share.
+def replace_gradients(found: list[tuple[Tensor, Tensor]], function: Callable[[Any], Any]) -> None:
+    """Apply ``function`` to the array of each gradient, once where several parameters share a gradient.
 
-    In the gradient's own memory where that is host memory which no graph (``create_graph``) refers to.
+    The result goes into the gradient's own memory if that is host memory which no graph (``create_graph``) refers to.
     """
-    done: dict[int, tuple[Tensor, Tensor]] = {}
-    for p in owners:
-        grad = p.grad
+    done: dict[int, Tensor] = {}
+    for p, grad in found:
         if id(grad) not in done:
             array = function(grad.data)
-            if isinstance(grad.data, np.ndarray) and grad.data.flags.writeable and grad.is_leaf:
-                done[id(grad)] = grad, grad.assign_(array)
-            else:
-                done[id(grad)] = grad, Tensor(array)
-        p.grad = done[id(grad)][1]
+            in_place = isinstance(grad.data, np.ndarray) and grad.data.flags.writeable and grad.is_leaf
+            done[id(grad)] = grad.assign_(array) if in_place else Tensor(array)
+        p.grad = done[id(grad)]
 
 
 def _norm(x: Any, norm_type: float) -> Any:
@@ -72,22 +68,24 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
 ) -> Tensor:
-    """Scale the gradients of ``parameters`` so that their total norm is at most ``max_norm``; returns the norm before.
+    """Scale the gradients of ``parameters`` so that their total norm is at most ``max_norm``; return the norm before.
 
     The factor is ``min(1, max_norm / (norm + 1e-6))``, as in PyTorch (Pascanu et al., "On the difficulty of training
     recurrent neural networks", 2013). Parameters without gradient are skipped. Raises as :func:`get_total_norm`.
     """
-    owners = _gradients(parameters)
-    total = get_total_norm([p.grad for p in owners], norm_type, error_if_nonfinite)
-    if not owners:
+    found = with_gradients(parameters)
+    total = get_total_norm([grad for _, grad in found], norm_type, error_if_nonfinite)
+    if not found:
         return total
-    factor = ops.minimum(ops.div(float(max_norm), ops.add(total.data, 1e-6)), 1.0)
-    if capturing() or not (isinstance(factor, (np.ndarray, np.generic)) and factor >= 1):
-        _replace(owners, lambda g: ops.mul(g, ops.astype(factor, dtype=g.dtype)))
+    factor: Any = ops.minimum(ops.div(float(max_norm), ops.add(total.data, 1e-6)), 1.0)
+    # a factor of 1 saves the work, where its value is at hand: not on a device, nor in a step that is being captured
+    at_hand = type(factor) is np.ndarray or isinstance(factor, np.generic)
+    if not (at_hand and factor >= 1):
+        replace_gradients(found, lambda g: ops.mul(g, ops.astype(factor, dtype=g.dtype)))
     return total
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Clip every element of the gradients of ``parameters`` to ``[-clip_value, clip_value]``."""
     bound = float(clip_value)
-    _replace(_gradients(parameters), lambda g: ops.clip(g, min=-bound, max=bound))
+    replace_gradients(with_gradients(parameters), lambda g: ops.clip(g, min=-bound, max=bound))

@@ -23,10 +23,10 @@ class ExponentialMovingAverage:
     decay:
         in [0, 1].
     warmup:
-        start with a smaller decay, ``min(decay, (1 + n) / (10 + n))`` at update ``n``, so that the first weights are
-        forgotten sooner.
+        start with a smaller decay, ``min(decay, (1 + n) / (10 + n))`` at update ``n``, to forget the first weights
+        sooner.
     buffers:
-        average a Module's floating-point buffers too (and copy the others), such as batch-norm statistics.
+        also average a Module's floating-point buffers, such as batch-norm statistics, and copy its other buffers.
 
     Raises ValueError for a decay out of range or an empty list of parameters.
     """
@@ -44,13 +44,13 @@ class ExponentialMovingAverage:
         self.decay, self.warmup, self.num_updates = decay, warmup, 0
         self._model = model_or_params if hasattr(model_or_params, "named_parameters") else None
         self._with_buffers = buffers
-        self._params = None if self._model else _named(model_or_params)
+        self._params = {} if self._model else _named(model_or_params)
         self.shadow = {name: t.data.copy() for name, t in self._tensors().items()}
         if not self.shadow:
             raise ValueError("ExponentialMovingAverage: got an empty list of parameters")
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What is averaged, by name. A Module is asked anew each time, as it may replace its buffers."""
+        """What is averaged, by name. A Module is asked each time, because it may replace its buffers."""
         if self._model is None:
             return self._params
         named = dict(self._model.named_parameters())
@@ -59,7 +59,7 @@ class ExponentialMovingAverage:
         return named
 
     def update(self) -> None:
-        """Take the current weights into the average."""
+        """Update the average with the current weights."""
         self.num_updates += 1
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
@@ -76,7 +76,7 @@ class ExponentialMovingAverage:
 
     @contextlib.contextmanager
     def average_parameters(self) -> Iterator[None]:
-        """Inside, the weights are their average; afterwards, whatever happened, what they were."""
+        """Use the average as weights inside the ``with`` block; restore the weights afterwards, also after an error."""
         kept = [(t, t.data.copy()) for t in self._tensors().values()]
         try:
             self.copy_to()
@@ -86,7 +86,7 @@ class ExponentialMovingAverage:
                 t.assign_(array)
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot, with the averages as NumPy copies under ``shadow``."""
+        """A snapshot; ``shadow`` holds the averages as NumPy copies."""
         return {
             "decay": self.decay,
             "warmup": self.warmup,
@@ -95,7 +95,7 @@ class ExponentialMovingAverage:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave. Raises ValueError if names or shapes differ."""
+        """Restore what :meth:`state_dict` returned. Raises ValueError if names or shapes differ."""
         saved = state_dict["shadow"]
         if saved.keys() != self.shadow.keys():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Loss scaling, for training in half precision."""
+"""Loss scaling for training in half precision."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from minidl import ops
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.tensor import Tensor
-from minidl.optim.clip import _gradients, _replace
+from minidl.optim.clip import replace_gradients, with_gradients
 from minidl.optim.optimizer import Optimizer
 
 
 class GradScaler:
-    """Multiplies the loss, so that small gradients do not vanish in float16, and divides the gradients again.
+    """Multiplies the loss by a scale, and divides the gradients by it, so that small gradients survive in float16.
 
-    A step whose gradients are not all finite is skipped and the scale lowered; after ``growth_interval`` good steps in
-    a row it is raised (Micikevicius et al., "Mixed precision training", ICLR 2018, sections 3.1 and 3.2). Arguments,
-    methods and ``state_dict`` are those of ``torch.amp.GradScaler``. Parameters stay in float32, and are cast where
-    they are used::
+    If a gradient is not finite, the step is skipped and the scale lowered; after ``growth_interval`` good steps in a
+    row, the scale is raised (Micikevicius et al., "Mixed precision training", ICLR 2018, sections 3.1 and 3.2).
+    Arguments, methods and ``state_dict`` are those of ``torch.amp.GradScaler``. Parameters stay in float32 and are cast
+    where they are used::
 
         scaler = GradScaler()
         for x, y in loader:
@@ -27,13 +27,14 @@ class GradScaler:
             half = ops.linear(x.astype("float16"), weight.astype("float16"))
             loss = ops.cross_entropy(half.astype("float32"), y)
             scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)          # only if something looks at the gradients before the step
+            scaler.unscale_(optimizer)          # only if something reads the gradients before the step
             optim.clip_grad_norm_([weight], 1.0)
             scaler.step(optimizer)
             scaler.update()
 
-    bfloat16 has float32's range and needs none of this. With ``enabled=False`` every method lets its argument through.
-    A step looks at the gradients' values, so it cannot be part of a function that :func:`minidl.jit` captures.
+    bfloat16 has float32's range and needs none of this. With ``enabled=False``, ``scale`` returns its argument,
+    ``step`` calls ``optimizer.step()``, and the other methods do nothing. ``step`` reads the gradients, so it cannot
+    be part of a function that :func:`minidl.jit` captures.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class GradScaler:
         self._check_scale(self._scale)
 
     def scale(self, outputs: Any) -> Any:
-        """``outputs`` (a Tensor, or a list or tuple of them, nested at will) times the scale.
+        """``outputs`` (a Tensor, or a list or tuple of them, however nested) times the scale.
 
-        Half precisions become float32: the product would often be infinite.
+        Half precision becomes float32, because the product would often be infinite.
         """
         if not self._enabled:
             return outputs
@@ -70,10 +71,10 @@ class GradScaler:
         raise TypeError(f"GradScaler.scale: expected a Tensor or a list of them, got {type(outputs).__name__}")
 
     def unscale_(self, optimizer: Optimizer) -> None:
-        """Divide the gradients of the optimizer's parameters by the scale, and look whether they are finite.
+        """Divide the gradients of the optimizer's parameters by the scale, and note whether they are finite.
 
-        :meth:`step` does it unless it is done already. Raises RuntimeError if it was done since the last
-        :meth:`update`, ValueError for float16 gradients, to which the division would do what the scaling is to prevent.
+        :meth:`step` calls this if nobody has. Raises RuntimeError if called again before the next :meth:`update`, and
+        ValueError for float16 gradients, because dividing would make them vanish after all.
         """
         if not self._enabled:
             return
@@ -81,21 +82,21 @@ class GradScaler:
             raise RuntimeError("GradScaler.unscale_: called after step; call update first")
         if id(optimizer) in self._found_inf:
             raise RuntimeError("GradScaler.unscale_: called a second time for this optimizer since the last update")
-        owners = _gradients([p for group in optimizer.param_groups for p in group["params"]])
+        found = with_gradients([p for group in optimizer.param_groups for p in group["params"]])
         finite: Any = True
-        for p in owners:
-            if p.grad.dtype.name == "float16":
+        for p, grad in found:
+            if grad.dtype.name == "float16":
                 raise ValueError(
                     f"GradScaler.unscale_: a parameter of shape {p.shape} has a gradient in float16; keep parameters "
                     "in float32, and cast them to float16 where they are used"
                 )
-            finite = finite & namespace(p.grad.data).isfinite(p.grad.data).all()
+            finite = finite & namespace(grad.data).isfinite(grad.data).all()
         inverse = 1 / self._scale
-        _replace(owners, lambda g: ops.mul(g, inverse))
+        replace_gradients(found, lambda g: ops.mul(g, inverse))
         self._found_inf[id(optimizer)] = not (finite if finite is True else bool(to_numpy(finite)))
 
     def step(self, optimizer: Optimizer) -> Any:
-        """``optimizer.step()`` if all gradients are finite, and what it returns; else nothing happens.
+        """Call ``optimizer.step()`` and return its result if all gradients are finite; otherwise do nothing.
 
         Raises RuntimeError if called a second time for this optimizer since the last :meth:`update`.
         """
@@ -109,9 +110,9 @@ class GradScaler:
         return None if self._found_inf[id(optimizer)] else optimizer.step()
 
     def update(self, new_scale: float | None = None) -> None:
-        """Lower the scale if a step was skipped, raise it after enough that were not, or set it to ``new_scale``.
+        """Lower the scale if a step was skipped, raise it after enough good steps, or set it to ``new_scale``.
 
-        Call it once an iteration, after all steps. Raises RuntimeError if there was none.
+        Call it once per iteration, after all steps. Raises RuntimeError if there was no step.
         """
         if not self._enabled:
             return
@@ -133,7 +134,7 @@ class GradScaler:
         self._stepped.clear()
 
     def is_enabled(self) -> bool:
-        """Does it do anything?"""
+        """Whether the scaler does anything."""
         return self._enabled
 
     def get_scale(self) -> float:
@@ -173,7 +174,7 @@ class GradScaler:
             raise ValueError(f"GradScaler: the scale must be positive and finite, got {scale}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Scale, factors and the count of good steps; empty if not enabled. To be taken after :meth:`update`."""
+        """Scale, factors and the count of good steps; empty if not enabled. Call it after :meth:`update`."""
         if not self._enabled:
             return {}
         return {
@@ -185,10 +186,10 @@ class GradScaler:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` (or PyTorch's) gave; nothing happens if not enabled.
+        """Restore what :meth:`state_dict` (or PyTorch's) returned; does nothing if not enabled.
 
-        Raises ValueError for an empty one (of a scaler that was not enabled), KeyError for an incomplete one, and
-        leaves the scaler as it was.
+        Raises ValueError for an empty state (of a scaler that was not enabled) and KeyError for an incomplete one; the
+        scaler is then unchanged.
         """
         if not self._enabled:
             return

@@ -1,4 +1,4 @@
-"""What all optimizers share: parameter groups, the loop over parameters, state saved and loaded."""
+"""What all optimizers share: parameter groups, the loop over parameters, saving and loading state."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, An
 
 
 class Rule(NamedTuple):
-    """How one group is updated: the primitive, the names of its state arrays (required; optional, ``None`` where not
-    used) and its constants. See :mod:`minidl.ops.optimizer` for the order of inputs and outputs."""
+    """How a group is updated: the primitive, the names of its state arrays (required, and optional: ``None`` where
+    unused), and its constants. :mod:`minidl.ops.optimizer` gives the order of inputs and outputs."""
 
     update: Primitive
     state: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Optimizer(HasOptions):
     Raises ValueError for an empty list, a parameter given twice, a tensor that an operation made, or an option out of
     range; TypeError for what is not a floating-point Tensor.
 
-    ``state`` maps each parameter that was updated to ``{"step": int, name: array}``. Parameters whose ``grad`` is None
+    ``state`` maps each updated parameter to ``{"step": int, name: array}``. Parameters whose ``grad`` is None
     are skipped.
     """
 
@@ -78,18 +78,18 @@ class Optimizer(HasOptions):
             )
         if hasattr(params, "parameters"):
             raise TypeError(f"{type(self).__name__}: expected parameters, got a module; pass its .parameters()")
-        params = list(params)
-        if not params:
+        given: list[Any] = list(params)
+        if not given:
             raise ValueError(f"{type(self).__name__}: got an empty list of parameters")
-        for group in params if isinstance(params[0], dict) else [{"params": params}]:
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        """How the parameters of ``group`` are updated; asked once per group and step."""
+        """How the parameters of ``group`` are updated; called once per group and step."""
         raise NotImplementedError
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
-        """First value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise."""
+        """The initial value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise."""
         return namespace(p.data).zeros_like(p.data)
 
     def check(self, group: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Optimizer(HasOptions):
                 )
 
     def add_param_group(self, group: dict[str, Any]) -> None:
-        """Add parameters with options of their own, such as layers unfrozen during training."""
+        """Add parameters with their own options, such as layers unfrozen during training."""
         who = type(self).__name__
         if not isinstance(group, dict) or "params" not in group:
             raise TypeError(f"{who}: a parameter group is a dict with the key 'params', got {group!r}")
@@ -123,7 +123,7 @@ class Optimizer(HasOptions):
                 raise TypeError(f"{who}: {name} is a {type(p).__name__}, expected a Tensor")
             if p.dtype.kind not in "fV":
                 raise TypeError(f"{who}: {name} is of {p.dtype}, expected a floating-point Tensor")
-            if not p.is_leaf:
+            if p.grad_fn is not None:
                 raise ValueError(f"{who}: {name} is no leaf: it was made by {p.grad_fn.prim.name}")
             if id(p) in known:
                 raise ValueError(f"{who}: {name}, of shape {p.shape}, was given twice")
@@ -132,7 +132,7 @@ class Optimizer(HasOptions):
         self.param_groups.append(group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or set them to zeros."""
+        """Set the gradients to None, or to zeros if ``set_to_none`` is false."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -141,7 +141,7 @@ class Optimizer(HasOptions):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
-        ``closure``, if given, is called first to compute gradients anew; its result is returned.
+        ``closure``, if given, is called first to recompute the gradients; its result is returned.
         """
         loss = None
         if closure is not None:
@@ -203,9 +203,9 @@ class Optimizer(HasOptions):
         self.state[p][name] = array
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot as PyTorch arranges it: ``{"state": {index: {name: value}}, "param_groups": [options]}``.
+        """A snapshot, arranged as in PyTorch: ``{"state": {index: {name: value}}, "param_groups": [options]}``.
 
-        Parameters are named by their index over all groups; arrays are copies, in NumPy. For files, see
+        Parameters are numbered across groups; arrays are NumPy copies. For files, see
         :func:`minidl.optim.split_arrays`.
         """
         index: dict[int, int] = {}
@@ -221,9 +221,9 @@ class Optimizer(HasOptions):
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` (or PyTorch's of the same optimizer) gave; arrays are copied.
+        """Restore what :meth:`state_dict` (or PyTorch's, of the same optimizer) returned; arrays are copied.
 
-        Raises ValueError, leaving the optimizer as it was, if groups, numbers of parameters or shapes differ.
+        Raises ValueError, and leaves the optimizer unchanged, if groups, numbers of parameters or shapes differ.
         """
         who = type(self).__name__
         saved = state_dict["param_groups"]
@@ -244,7 +244,7 @@ class Optimizer(HasOptions):
             p = parameters.get(int(i))
             if p is None:
                 raise ValueError(f"{who}: state for parameter {i}, but no group has it")
-            state[p] = {"step": 1 if values else 0}  # PyTorch's SGD does not count; what it saved is past the first
+            state[p] = {"step": 1 if values else 0}  # PyTorch's SGD saves no count; its first step is over
             for name, value in values.items():
                 if value is not None:
                     state[p][name] = self._loaded(name, value, p, i)

@@ -1,4 +1,4 @@
-"""State dictionaries in two parts, for files: named arrays (safetensors) and what JSON can hold."""
+"""Splits state dictionaries for files: into named arrays (for safetensors) and the rest (for JSON)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _PLACE = "$array"
 
 
 def split_arrays(state: Any) -> tuple[dict[str, np.ndarray], Any]:
-    """``(arrays, rest)`` of nested dicts and lists: ``rest`` is JSON-able, with ``{"$array": name}`` for each array.
+    """Split nested dicts and lists into ``(arrays, rest)``; ``rest`` can be written as JSON.
 
-    Names are dotted paths, such as ``state.0.exp_avg``. Keys become strings and tuples lists, which the
-    ``load_state_dict`` of optimizers and averages takes back. Raises TypeError for what is neither array nor JSON-able.
+    In ``rest``, each array is ``{"$array": name}``, where the name is a dotted path, such as ``state.0.exp_avg``. Keys
+    become strings and tuples become lists, which the ``load_state_dict`` of optimizers and averages accepts. Raises
+    TypeError for a value that fits neither part.
 
     >>> split_arrays({"step": 3, "m": np.zeros(2)})
     ({'m': array([0., 0.])}, {'step': 3, 'm': {'$array': 'm'}})
@@ -44,7 +45,7 @@ def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def join_arrays(arrays: Mapping[str, Any], rest: Any) -> Any:
-    """Undo :func:`split_arrays`. Raises KeyError that names an array that is missing."""
+    """Undo :func:`split_arrays`. Raises KeyError, naming the array, if one is missing."""
     if isinstance(rest, Mapping):
         if rest.keys() == {_PLACE}:
             name = rest[_PLACE]

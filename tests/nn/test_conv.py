@@ -47,7 +47,7 @@ def test_transposed_convolutions_equal_pytorchs(n):
     size = tuple(m - 1 for m in ours(Tensor(x)).shape[2:])
     got, expected = ours(Tensor(x), output_size=size), theirs(torch.from_numpy(x), output_size=size)
     np.testing.assert_allclose(got.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match=r"output_size .* cannot come of size"):
+    with pytest.raises(ValueError, match=r"output_size .* is impossible for size"):
         ours(Tensor(x), output_size=(99,) * n)
 
 

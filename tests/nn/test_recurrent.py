@@ -190,7 +190,7 @@ def test_errors():
         rec.LSTM(I, H)(np.zeros((T, N, I + 1), np.float32))
     with pytest.raises(ValueError, match="initial state"):
         rec.GRU(I, H)(np.zeros((T, N, I), np.float32), np.zeros((1, N, H + 1), np.float32))
-    with pytest.raises(ValueError, match="do not fall"):
+    with pytest.raises(ValueError, match="do not decrease"):
         rec.pack_padded_sequence(np.zeros((T, N, I)), [1, 2, 3])
     with pytest.raises(ValueError, match="lengths"):
         rec.pack_padded_sequence(np.zeros((T, N, I)), [9, 2, 3], enforce_sorted=False)

@@ -43,14 +43,14 @@ class CharLSTM(Module):
         self.head = Linear(hidden_size, vocab_size)
 
     def forward(self, x: Any, state: State | None = None) -> tuple[Tensor, State]:
-        """(scores, state). Give the state back to go on where the last call stopped; :meth:`detach` it between
+        """(scores, state). Pass the state back to continue where the last call stopped; :meth:`detach` it between
         training steps, so that gradients stop there (truncated backpropagation through time)."""
         y, state = self.lstm(self.embedding(x), state)
         return self.head(self.dropout(y)), state
 
     @staticmethod
     def detach(state: State) -> State:
-        """The state cut off from the graph that made it."""
+        """The state, detached from the graph that made it."""
         return state[0].detach(), state[1].detach()
 
     def generate(
@@ -63,8 +63,8 @@ class CharLSTM(Module):
     ) -> Tensor:
         """``idx`` (N, T), T > 0, continued by ``max_new_tokens`` sampled tokens: int64 (N, T + max_new_tokens).
 
-        ``temperature`` 0 takes the most probable token; ``top_k`` samples among the k most probable. Dropout is off
-        meanwhile.
+        ``temperature`` 0 takes the most probable token; ``top_k`` samples among the k most probable. The model is in
+        evaluation mode meanwhile.
         """
         state = None
 

@@ -17,10 +17,10 @@ from minidl.nn.pooling import MaxPool2d
 
 
 class ConvNet(Module):
-    """Blocks of conv 3x3 - batch norm - relu, each ending in a 2x2 max-pooling; then global mean, dropout, dense.
+    """Blocks of conv 3x3 - batch norm - relu, each ending in a 2x2 max-pooling; then global mean, dropout, linear.
 
-    ``channels`` has one entry a block, and a block repeats its convolution ``depth`` times. The image is halved by each
-    block, so its sides must be at least 2 ** len(channels). Input (N, in_channels, H, W), output (N, num_classes).
+    ``channels`` has one entry per block, and each block repeats its convolution ``depth`` times. Each block halves the
+    image, so the sides must be at least 2 ** len(channels). Input (N, in_channels, H, W), output (N, num_classes).
     """
 
     def __init__(

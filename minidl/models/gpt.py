@@ -1,6 +1,6 @@
 """GPT: the decoder-only Transformer of GPT-2 (Radford et al. 2019), in the form of nanoGPT.
 
-Learnt positions, normalization before each sublayer, GELU, and one matrix for embedding and output. Parameters are
+Learned positions, normalization before each sublayer, GELU, and one matrix for embedding and output. Parameters are
 named and laid out as in nanoGPT's ``GPT`` class, so that its state_dicts load by name; :func:`from_huggingface` maps
 those of Hugging Face's GPT-2.
 """
@@ -81,7 +81,7 @@ class CausalSelfAttention(Module):
 
 
 class MLP(Module):
-    """Two linear layers, four times as wide in between, with GELU."""
+    """Two linear layers with GELU in between, where the width is four times as large."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -119,9 +119,10 @@ class GPT(Module):
     def __init__(self, config: GPTConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = dataclasses.replace(config or GPTConfig(), **options)
+        token_embedding = Embedding(config.vocab_size, config.n_embd)
         self.transformer = ModuleDict(
             {
-                "wte": Embedding(config.vocab_size, config.n_embd),
+                "wte": token_embedding,
                 "wpe": Embedding(config.block_size, config.n_embd),
                 "drop": Dropout(config.dropout),
                 "h": ModuleList(Block(config) for _ in range(config.n_layer)),
@@ -129,11 +130,11 @@ class GPT(Module):
             }
         )
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer["wte"].weight  # tied (Press & Wolf 2017)
+        self.lm_head.weight = token_embedding.weight  # tied (Press & Wolf 2017)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values again."""
+        """Draw new initial values."""
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 init.zeros_(p)
@@ -155,12 +156,12 @@ class GPT(Module):
             raise ValueError(f"GPT: a sequence of {end} steps is longer than block_size {self.config.block_size}")
         body = self.transformer
         x = body["drop"](body["wte"](idx) + body["wpe"](np.arange(past, end)))
-        for i, block in enumerate(body["h"]):
+        for i, block in enumerate(body["h"].children()):
             x = block(x, caches[i] if caches else None)
         return self.lm_head(body["ln_f"](x))
 
     def new_caches(self) -> list[KVCache]:
-        """Empty caches of keys and values, one a layer."""
+        """Empty caches of keys and values, one per layer."""
         return [KVCache() for _ in range(self.config.n_layer)]
 
     def generate(
@@ -175,7 +176,7 @@ class GPT(Module):
 
         Within ``block_size`` each new token costs one step, thanks to cached keys and values; beyond it, positions
         shift with every token and the last ``block_size`` tokens are run again, as in nanoGPT. ``temperature`` 0 takes
-        the most probable token; ``top_k`` samples among the k most probable. Dropout is off meanwhile.
+        the most probable token; ``top_k`` samples among the k most probable. The model is in evaluation mode meanwhile.
         """
         size, caches = self.config.block_size, self.new_caches()
 
@@ -191,10 +192,10 @@ class GPT(Module):
 def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A Hugging Face GPT-2 ``state_dict`` with the names and layouts of :class:`GPT` (use ``gelu="tanh"``).
 
-    Its ``Conv1D`` weights are (in, out) and are transposed; masks kept as buffers are left out; names may lack the
+    Its ``Conv1D`` weights are (in, out) and are transposed; masks stored as buffers are left out; names may lack the
     ``transformer.`` prefix.
     """
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for name, value in state_dict.items():
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
@@ -204,5 +205,6 @@ def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             array = array.T
         result[name] = array
-    result.setdefault("lm_head.weight", result.get("transformer.wte.weight"))
+    if "transformer.wte.weight" in result:
+        result.setdefault("lm_head.weight", result["transformer.wte.weight"])
     return result

@@ -16,7 +16,7 @@ class LeNet5(Module):
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 1998,
     figure 2, with today's habits: every feature map of the second convolution sees all of the first's, and the last
     layer is a plain dense one. ``activation`` is ``"relu"`` or, as in 1998, ``"tanh"``; ``pool`` is ``"max"`` or, as in
-    1998 but for its learnt scale, ``"avg"``. Input (N, in_channels, 28, 28), output (N, num_classes).
+    1998 but for its learned scale, ``"avg"``. Input (N, in_channels, 28, 28), output (N, num_classes).
     """
 
     def __init__(

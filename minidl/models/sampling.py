@@ -1,4 +1,4 @@
-"""Drawing the next token from a language model's scores."""
+"""Sampling the next token from a language model's scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minidl.random import Generator, default_generator
 def sample_tokens(
     logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, generator: Generator | None = None
 ) -> np.ndarray:
-    """One token a row: int64[N] drawn from softmax(logits / temperature), ``logits`` float[N, V].
+    """One token per row: int64[N] drawn from softmax(logits / temperature), ``logits`` float[N, V].
 
     ``temperature`` 0 takes the most probable; ``top_k`` leaves out all but the k most probable. Raises ValueError for
     a negative temperature or a ``top_k`` below one.
@@ -33,7 +33,7 @@ def sample_tokens(
         smallest = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
         z = np.where(z < smallest, -np.inf, z)
     z = np.exp(z - z.max(axis=-1, keepdims=True))
-    # the distribution function is inverted at a uniform number, scaled so that rounding cannot put it past the end
+    # inverts the distribution function at a uniform number, scaled so that rounding cannot put it past the end
     cumulative = np.cumsum(z, axis=-1)
     u = (generator or default_generator()).uniform((len(z), 1), dtype=np.float64) * cumulative[:, -1:]
     return (cumulative <= u).sum(axis=-1)
@@ -52,7 +52,7 @@ def continue_tokens(
     """``idx`` (N, T), T > 0, continued by ``max_new_tokens`` sampled tokens: int64 (N, T + max_new_tokens).
 
     ``scores(tokens, new)`` gives the model's scores (N, t, V), the last of them for what follows all ``tokens``;
-    ``new`` are those that it has not been given before. ``model`` is in evaluation mode meanwhile.
+    ``new`` are those it was not given before. ``model`` is in evaluation mode meanwhile.
     """
     tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
     if tokens.ndim != 2 or tokens.shape[1] == 0:

@@ -1,6 +1,6 @@
 """Layers, activations and losses as functions, under PyTorch's names: ``import minidl.nn.functional as F``.
 
-As everywhere in minidl, what PyTorch calls ``dim`` is ``axis``.
+Each is the function of that name in :mod:`minidl.ops`; ``axis`` and PyTorch's ``dim`` are both accepted.
 """
 
 from minidl.ops import (

@@ -3,7 +3,7 @@
 Reads CIFAR-10's binary version, or images as ``train/CLASS/….jpg`` in a folder or zip file. What it takes to learn this
 in ten epochs is after K. Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), and so are the widths:
 
-- the first layer is not learnt: its 2 x 2 filters whiten the training images' patches (decorrelate them and give them
+- the first layer is not learned: its 2 x 2 filters whiten the training images' patches (decorrelate them and give them
   unit variance), each also with the opposite sign, so that the ReLU loses nothing;
 - the other convolutions start as the identity on their input channels (Zagoruyko and Komodakis, "DiracNets", 2017);
 - images are shifted by up to two pixels and mirrored; labels are smoothed (Szegedy et al., 2016); the learning rate
@@ -95,10 +95,10 @@ class CNNCIFAR10(ImageRecipe):
         model.whiten.weight.assign_(np.concatenate([filters, -filters]))
 
     def training(self, config, model, steps):
-        learnt = [p for p in model.parameters() if p.requires_grad]
+        learned = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in learnt if p.ndim > 1], "weight_decay": config["weight_decay"]},
-            {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in learned if p.ndim > 1], "weight_decay": config["weight_decay"]},
+            {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = optim.SGD(groups, lr=config["lr"], momentum=config["momentum"], nesterov=True)
         schedule = optim.lr_scheduler.OneCycleLR(

@@ -32,7 +32,7 @@ from minidl.train.trainer import Trainer
 
 
 def _muon(parameters: Iterable) -> optim.Muon:
-    """Muon for the matrices; what else there is goes to its AdamW."""
+    """Muon for the matrices, its AdamW for all other parameters."""
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if (p.ndim == 2) == u], "use_muon": u} for u in (True, False)]
     return optim.Muon([group for group in groups if group["params"]])
@@ -60,7 +60,7 @@ LOSSES = {
 
 
 class History:
-    """What ``fit`` returns: ``epoch`` numbers and ``history``, a list of values for every figure."""
+    """What ``fit`` returns: ``epoch``, the epochs' numbers, and ``history``, a list of values per figure."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.epoch = [row["epoch"] for row in rows]
@@ -71,10 +71,10 @@ class History:
 def compile(
     model: Any, optimizer: Any = "adam", loss: Any = None, metrics: Sequence[str | Metric] = (), **options: Any
 ) -> None:
-    """Say how ``model`` is trained.
+    """Configure how ``model`` is trained.
 
     Args:
-        optimizer: a name ("sgd", "adam", "adamw", "rmsprop" …, with its defaults), or an object made with
+        optimizer: a name ("sgd", "adam", "adamw", "rmsprop" …, with default options), or an optimizer created with
             ``model.parameters()``.
         loss: a name ("cross_entropy", "sparse_categorical_crossentropy", "binary_crossentropy", "mse", "mae",
             "huber"), or a function of (output, target). The cross-entropies take logits.
@@ -129,13 +129,13 @@ def fit(
 
     Args:
         x, y: arrays of inputs and targets; or ``x`` alone, an iterable of batches such as a DataLoader.
-        validation_split: this share of the samples, off the end, before shuffling, is for validation.
+        validation_split: use this fraction of the samples, the last ones before shuffling, for validation.
         validation_data: (x, y) or an iterable of batches.
         verbose: 0 shows nothing.
 
     Raises:
         RuntimeError: the model is not compiled.
-        ValueError: lengths differ, or a split is asked of something that cannot be split.
+        ValueError: lengths differ, or ``validation_split`` is given with inputs that cannot be split.
     """
     compiled = _compiled(model, "fit")
     if validation_split:
@@ -165,7 +165,7 @@ def fit(
 def evaluate(
     model: Any, x: Any, y: Any = None, batch_size: int = 32, verbose: int = 0, return_dict: bool = False
 ) -> Any:
-    """The loss over all samples; with metrics, a list of the loss and their values, or a dict."""
+    """The loss over all samples; with metrics, a list of the loss and the metrics, or with ``return_dict`` a dict."""
     compiled = _compiled(model, "evaluate")
     with _shown(compiled, verbose):
         figures = compiled.evaluate(_loader(x, y, batch_size))
@@ -181,7 +181,7 @@ def predict(model: Any, x: Any, batch_size: int = 32) -> np.ndarray:
 
 @contextlib.contextmanager
 def _shown(compiled: Trainer, verbose: int) -> Iterator[None]:
-    """Progress is shown inside if ``verbose``."""
+    """Show progress inside the ``with`` block if ``verbose``."""
     before, compiled.display = compiled.display, choose(bool(verbose))
     try:
         yield
@@ -190,7 +190,7 @@ def _shown(compiled: Trainer, verbose: int) -> Iterator[None]:
 
 
 def _array(values: Any) -> np.ndarray:
-    """As Keras does, floats become the default dtype."""
+    """As in Keras, float64 becomes the default dtype."""
     array = as_array(values)
     return array.astype(default_dtype()) if array.dtype == np.float64 else array
 

@@ -1,4 +1,4 @@
-"""Sinusoidal, learnt and rotary positions."""
+"""Sinusoidal, learned and rotary positions."""
 
 import numpy as np
 import pytest

@@ -352,3 +352,27 @@ def test_split_arrays_refuses_what_it_cannot_write():
         optim.split_arrays({"a": {"b": np.zeros(1)}, "a.b": np.zeros(1)})
     with pytest.raises(KeyError, match=r"b\.3"):
         optim.join_arrays({}, rest)
+
+
+def test_a_captured_step_follows_a_switch_that_changes_the_state():
+    def run(compiled):
+        (p,) = weights((3, 2))
+        optimizer = optim.Adam([p], lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad()
+            loss = ((x @ p) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = minidl.jit(step) if compiled else step
+        x = Tensor(np.ones((4, 3), np.float32))
+        for i in range(6):
+            optimizer.param_groups[0]["amsgrad"] = i >= 3
+            step(x)
+        return p.detach().numpy(), list(optimizer.state[p])
+
+    (eager, names), (captured, same_names) = run(False), run(True)
+    np.testing.assert_allclose(captured, eager, rtol=1e-6)
+    assert names == same_names == ["step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"]

@@ -1,6 +1,6 @@
 """New tensors: filled, evenly spaced, random.
 
-All take ``dtype`` (default: the default dtype, float32, unless said otherwise), ``device`` (name of a backend; default:
+All take ``dtype`` (default: the default dtype, unless stated otherwise), ``device`` (name of a backend; default:
 the active one) and ``requires_grad``. Shapes may be given as ``zeros(2, 3)`` or ``zeros((2, 3))``. The random ones
 also take a ``generator`` (:class:`minidl.random.Generator`; default: the one that ``manual_seed`` seeds).
 """

@@ -129,7 +129,7 @@ class Generator:
     def uniform(
         self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, dtype: Any = np.float32
     ) -> Any:
-        """Uniform on [low, high): 24 random bits an element for float32 and float16, 53 for float64."""
+        """Uniform on [low, high): 24 random bits per element for float32 and float16, 53 for float64."""
         shape = _shape(shape)
         n = math.prod(shape)
         if np.dtype(dtype) == np.float64:

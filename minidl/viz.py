@@ -38,13 +38,13 @@ def _names(params: Any) -> dict[int, str]:
 
 def _static(prim: Primitive, params: dict) -> str:
     """The static parameters of a call that differ from their defaults, shortened."""
-    said = []
+    shown = []
     for k, v in params.items():
         default = prim.defaults.get(k, inspect.Parameter.empty)
         if not (isinstance(v, type(default)) and v == default):
             text = repr(v)
-            said.append(f"{k}={text if len(text) <= 30 else text[:27] + '...'}")
-    return ", ".join(said)
+            shown.append(f"{k}={text if len(text) <= 30 else text[:27] + '...'}")
+    return ", ".join(shown)
 
 
 class _Vertex:

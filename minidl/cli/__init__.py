@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         from minidl.train import Interrupted
 
-        if not isinstance(interrupt, Interrupted):  # that one has said what is to be said
+        if not isinstance(interrupt, Interrupted):  # that one has printed its message already
             print("minidl: aborted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, as head does, has had enough

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli.train import add_backend, choose_backend
+from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 
 
 def register(subparsers) -> None:
@@ -13,7 +13,7 @@ def register(subparsers) -> None:
         help="evaluate a run's weights",
         description="Evaluate a run's weights over the recipe's whole test or validation split.",
     )
-    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest in runs/")
+    add_run(p)
     add_backend(p)
     p.add_argument("--data", metavar="PATH", help="the data set (default: the one the run was trained on)")
     p.add_argument("--quiet", action="store_true", help="show nothing but the result")
@@ -21,10 +21,9 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.recipes.run import Run
     from minidl.train.progress import figures
 
-    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest()
+    made = open_run(arguments.run_folder)
     choose_backend(arguments.backend or made.content["backend"])
     weights = made.trained_model().state_dict()
     trainer, _, loader = made.build(data=arguments.data, progress=not arguments.quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli.train import add_backend, choose_backend
+from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 from minidl.errors import UserError
 
 
@@ -12,8 +12,8 @@ def register(subparsers) -> None:
     p = subparsers.add_parser(
         "generate", help="write text with a language model", description="Write text with a run's language model."
     )
-    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest in runs/")
-    p.add_argument("--prompt", default="\n", help="text to go on from (default: a line break)")
+    add_run(p)
+    p.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     p.add_argument("--length", type=int, default=500, metavar="N", help="characters to write (default: 500)")
     p.add_argument(
         "--temperature", type=float, default=0.8, metavar="T",
@@ -29,9 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     from minidl.data import CharTokenizer
     from minidl.random import Generator
     from minidl.recipes import TextRecipe
-    from minidl.recipes.run import Run
 
-    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest(TextRecipe)
+    made = open_run(arguments.run_folder, TextRecipe)
     if not isinstance(made.recipe, TextRecipe):
         raise UserError(f"{made.recipe.name} is no language model; try: minidl predict {made.folder} IMAGE")
     if arguments.length < 1 or arguments.temperature < 0 or (arguments.top_k or 1) < 1 or not arguments.prompt:

@@ -7,7 +7,6 @@ import difflib
 import importlib
 import os
 import sys
-from pathlib import Path
 
 from minidl.errors import UserError
 
@@ -37,7 +36,7 @@ def register(subparsers) -> None:
     check.add_argument(
         "--reference", action="store_true", help="with NAME: also the reference, on the backend's arrays"
     )
-    check.add_argument("--examples", type=int, default=60, metavar="N", help="generated cases a kernel (default 60)")
+    check.add_argument("--examples", type=int, default=60, metavar="N", help="generated cases per kernel (default 60)")
     check.add_argument("--out", default="kernel-failures", metavar="DIR", help="where failing cases are saved")
     check.add_argument("--replay", metavar="FILE", help="run the failing case in FILE again")
     _import(check)
@@ -150,7 +149,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     for backend in _backends(arguments):
         for name in [arguments.name] if arguments.name else sorted(backend.kernels):
             options = {"max_examples": arguments.examples, "save_to": arguments.out, "reference": arguments.reference}
-            kernels = [k for k in backend.kernels.get(name, ()) if _is_chosen(k, arguments.modules)]
+            kernels = [k for k in backend.kernels.get(name, ()) if conformance.is_defined_in(k, *arguments.modules)]
             for report in conformance.check(name, backend, kernels=kernels, **options):
                 print(report, flush=True)
                 checked += 1
@@ -161,12 +160,6 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UserError(f"there is no kernel{' for ' + arguments.name if arguments.name else ''} to check")
     print(f"{checked - failed} of {checked} kernels conform")
     return int(failed > 0)
-
-
-def _is_chosen(kernel, modules: list[str]) -> bool:
-    """Is it defined in one of ``modules``, or are there none?"""
-    where = kernel.function.__module__
-    return not modules or any(where == m or where.startswith(f"{m}.") for m in modules)
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -208,63 +201,13 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return int(any(r.status.startswith("wrong") for r in results))
 
 
-_KERNEL = '''"""A kernel for the primitive ``{name}`` on the backend ``{backend}``."""
-
-from minidl.backend import kernel
-from minidl.ops import primitives
-
-_reference = primitives["{name}"].reference
-
-
-def _accepts{signature}:
-    """always"""
-    return True
-
-
-@kernel("{name}", backend="{backend}", when=_accepts, dtypes=("float32", "float64"))
-def {name}{signature}:
-    """What is special about this kernel, in one line."""
-    # Start from the reference, then make it faster: minidl kernels check {name} --import {module}
-    return _reference({call})
-'''
-
-_TEST = '''"""The conformance suite on the kernels of {module}."""
-
-import {module}  # noqa: F401  (registers the kernel)
-from minidl.testing.pytest_plugin import conformance_tests
-
-test_kernels = conformance_tests("{backend}", ["{name}"], module="{module}")
-'''
-
-
 def run_new(arguments: argparse.Namespace) -> int:
-    from minidl.files import atomic_write
     from minidl.ops import primitives
+    from minidl.testing import template
 
-    prim = primitives[_known_primitive(arguments.name)]
-    module = f"{arguments.name}_kernel"
-    call = [*prim.inputs, *([f"*{prim.variadic}"] if prim.variadic else []), *(f"{p}={p}" for p in prim.params)]
-    facts = {"name": arguments.name, "backend": arguments.backend, "module": module, "call": ", ".join(call)}
-    facts["signature"] = _signature(prim)
-    files = {Path(arguments.out) / f"{module}.py": _KERNEL, Path(arguments.out) / f"test_{module}.py": _TEST}
-    for path in files:
-        if path.exists():
-            raise UserError(f"{path} exists already")
-    for path, template in files.items():
-        with atomic_write(path) as file:
-            file.write(template.format(**facts).encode())
+    name = _known_primitive(arguments.name)
+    paths = template.write(primitives[name], arguments.backend, arguments.out)
+    for path in paths:
         print(path)
-    print(f"Next: minidl kernels check {arguments.name} --backend {arguments.backend} --import {module}")
+    print(f"Next: minidl kernels check {name} --backend {arguments.backend} --import {paths[0].stem}")
     return 0
-
-
-def _signature(prim) -> str:
-    """The reference's, with defaults that can be written down."""
-    import inspect
-
-    parameters = []
-    for p in prim.__signature__.parameters.values():
-        if p.default is not p.empty and type(p.default) not in (bool, int, float, str, tuple, type(None)):
-            p = p.replace(default=getattr(p.default, "__name__", str(p.default)))
-        parameters.append(p.replace(annotation=p.empty))
-    return str(inspect.Signature(parameters))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minidl.cli.train import add_backend, choose_backend
+from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 from minidl.errors import UserError
 
 
@@ -15,7 +15,7 @@ def register(subparsers) -> None:
     p = subparsers.add_parser(
         "predict", help="classify image files", description="Classify image files with a run's weights."
     )
-    p.add_argument("run_folder", nargs="?", metavar="RUN", help="default: the latest image classifier in runs/")
+    add_run(p, "the latest image classifier in runs/")
     p.add_argument("images", nargs="+", metavar="IMAGE")
     p.add_argument("--top", type=int, default=3, metavar="K", help="classes to show for each image (default: 3)")
     add_backend(p)
@@ -25,7 +25,6 @@ def register(subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from minidl import ops
     from minidl.recipes import ImageRecipe
-    from minidl.recipes.run import Run
     from minidl.train import predict
 
     images = arguments.images
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.run_folder = None
     if Path(images[0]).is_dir():
         raise UserError(f"{images[0]} is a folder; give an image: minidl predict {images[0]} IMAGE")
-    made = Run.open(arguments.run_folder) if arguments.run_folder else Run.latest(ImageRecipe)
+    made = open_run(arguments.run_folder, ImageRecipe)
     recipe = made.recipe
     if not isinstance(recipe, ImageRecipe):
         raise UserError(f"{recipe.name} is no model of images; try: minidl generate {made.folder}")

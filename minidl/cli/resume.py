@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli.train import add_display, choose_backend, finish
+from minidl.cli.options import add_display, choose_backend
+from minidl.cli.train import finish
 from minidl.errors import UserError
 
 
 def register(subparsers) -> None:
     p = subparsers.add_parser(
         "resume",
-        help="go on with an interrupted run",
-        description="Go on with an interrupted run, to the very result that it would have had.",
+        help="resume an interrupted run",
+        description="Resume an interrupted run. It ends with the same result as if it had not been interrupted.",
     )
     p.add_argument("run_folder", metavar="RUN")
-    p.add_argument("--checkpoint", metavar="FOLDER", help="go on from this one instead of the latest")
+    p.add_argument("--checkpoint", metavar="FOLDER", help="resume from this one instead of the latest")
     add_display(p)
     p.set_defaults(run=run)
 

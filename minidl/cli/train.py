@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from minidl.cli.options import add_backend, add_display, choose_backend
 from minidl.errors import UserError
 
 
@@ -28,28 +29,12 @@ def register(subparsers) -> None:
     p.set_defaults(run=run)
 
 
-def add_backend(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--backend", metavar="NAME", help="numpy, numba … or auto; see: minidl backends")
-
-
-def add_display(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
-    p.add_argument("--quiet", action="store_true", help="show nothing but the result")
-
-
 def setting(text: str) -> tuple[str, str]:
     """``lr=0.1`` as ("lr", "0.1")."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     return key.strip(), value.strip()
-
-
-def choose_backend(name: str | None) -> str:
-    """Make ``name`` the active backend; the one that is active already if None. Returns its name."""
-    from minidl.backend import get_backend, set_backend
-
-    return (get_backend() if name is None else set_backend(name)).name
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ class ImageFolder(Dataset):
 
     Attributes:
         classes: names; ``class_to_idx`` gives their numbers.
-        samples: (path, class number) pairs; in a zip file, paths inside of it. ``targets`` has the numbers
+        samples: (path, class number) pairs; in a zip file, paths inside it. ``targets`` has the numbers
         alone.
 
     Raises:

@@ -156,7 +156,7 @@ class DataLoader:
     an epoch is augmented differently each time.
 
     ``state_dict()`` names the epoch and the number of batches taken from it, and a loader with that state
-    goes on with the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all
+    continues with the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all
     workers; the next iteration is a new epoch. An exception in a worker is raised here with its own traceback
     and a note of the samples.
     """

@@ -48,7 +48,7 @@ class SampleStreams:
         return SampleStreams(self._root, self.keys[i : i + 1], self._path)
 
     def single(self) -> Generator:
-        """The generator of a batch of one; successive draws from it go on along its stream."""
+        """The generator of a batch of one; successive draws advance along its stream."""
         if len(self) != 1:
             raise RuntimeError(
                 f"a batch of {len(self)} samples has no single random stream; "
@@ -84,12 +84,12 @@ def sample_rng() -> Generator:
 
 
 def derive(generator: Generator) -> Generator:
-    """A new generator off ``generator``, which moves on, so that the next call gives another."""
+    """A new generator derived from ``generator``, which advances, so that the next call gives another one."""
     return generator.fold_in(*(int(word) for word in generator.bits(2)))
 
 
 def sample_streams(n: int) -> SampleStreams:
-    """Streams for a batch of ``n`` samples: the current ones if they are n, else new ones off
+    """Streams for a batch of ``n`` samples: the current ones if there are n of them, else new ones from
     :func:`sample_rng`."""
     streams = _current.get()
     if streams is not None and len(streams) == n:

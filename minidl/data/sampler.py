@@ -26,8 +26,8 @@ class Sampler:
         self.generator = generator
 
     def stream(self) -> Generator:
-        """The generator for a pass: a function of the epoch's, or a new one off the global one where no
-        loader is."""
+        """The generator for a pass: a function of the epoch's, or, where there is no loader, a new one
+        from the global one."""
         return derive(sample_rng()) if self.generator is None else self.generator.fold_in(0)
 
     def __iter__(self) -> Iterator[int]:
@@ -157,8 +157,8 @@ class BatchSampler(Sampler):
 
 
 class ContiguousBatchSampler(Sampler):
-    """Batches for truncated back-propagation through time: row b of a batch goes on where row b of the last
-    one ended.
+    """Batches for truncated back-propagation through time: row b of a batch continues where row b of the
+    previous one ended.
 
     The ``len(dataset)`` successive windows (``TextWindows`` with its default stride) are cut into
     ``batch_size`` runs of equal length; batch k holds the k-th window of each run. Windows left over at the

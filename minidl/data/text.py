@@ -301,7 +301,7 @@ def pad_sequences(
     trailing = {array.shape[1:] for array in filled}
     if len(trailing) > 1 or any(array.ndim == 0 for array in arrays):
         raise ValueError(
-            f"pad_sequences: sequences must be alike but for their length, got shapes "
+            f"pad_sequences: sequences may differ in their length only, got shapes "
             f"{sorted({array.shape for array in arrays})}"
         )
     length = max((len(array) for array in arrays), default=0) if maxlen is None else maxlen

@@ -21,7 +21,7 @@ NAMES = {
 
 
 def get(name: str) -> Recipe:
-    """The recipe called ``name`` (underscores do for dashes). Raises ConfigError that lists the names."""
+    """The recipe called ``name`` (underscores work like dashes). Raises ConfigError that lists the names."""
     key = name.replace("_", "-")
     if key not in NAMES:
         raise ConfigError(f"unknown recipe {name!r}; there are: {', '.join(NAMES)}")

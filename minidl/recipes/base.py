@@ -60,7 +60,7 @@ class Recipe:
     checkpoint_steps: int | None = None
 
     def model(self, config: Mapping[str, Any]) -> Any:
-        """The model, with initial weights off the default generator."""
+        """The model, with initial weights from the default generator."""
         raise NotImplementedError
 
     def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
@@ -103,7 +103,7 @@ class Recipe:
         return Trainer(model, **training, seed=config["seed"], **options), train_loader, eval_loader
 
     def note(self, loader: DataLoader) -> str:
-        """What should be said along with a figure measured on this data."""
+        """A remark that belongs beside a figure measured on this data; "" for none."""
         return ""
 
     def result(self, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,5 +168,5 @@ class TextRecipe(Recipe):
 
 
 def token_loss(logits: Any, targets: Any) -> Any:
-    """Mean cross-entropy in nats a token: logits (N, T, vocab_size), targets (N, T)."""
+    """Mean cross-entropy in nats per token: logits (N, T, vocab_size), targets (N, T)."""
     return ops.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))

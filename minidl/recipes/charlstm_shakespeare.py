@@ -2,8 +2,8 @@
 neural networks" (2015).
 
 Truncated back-propagation through time: the text is cut into ``batch_size`` runs, a batch is the next ``length``
-characters of each, and the state goes on from batch to batch. The validation loss is over the whole last tenth of the
-text, read in the same way as a few such runs.
+characters of each, and the state is carried from batch to batch. The validation loss is over the whole last tenth of
+the text, read in the same way as a few such runs.
 """
 
 from minidl import optim
@@ -15,7 +15,7 @@ from minidl.recipes.base import Target, TextRecipe, token_loss
 class CharLSTMShakespeare(TextRecipe):
     name = "charlstm-shakespeare"
     summary = "two-layer character LSTM on tiny Shakespeare"
-    target = Target("val_loss", 1.60, "set for this recipe; nats a character")
+    target = Target("val_loss", 1.60, "set for this recipe; nats per character")
     checkpoint_steps = 200
     defaults = {
         "epochs": 3, "batch_size": 32, "length": 64, "vocab_size": 65, "embedding": 64, "hidden": 256, "layers": 2,

@@ -15,7 +15,7 @@ from minidl.recipes.base import Target, TextRecipe, token_loss
 class GPTShakespeare(TextRecipe):
     name = "gpt-shakespeare"
     summary = "character GPT on tiny Shakespeare, nanoGPT's CPU setting"
-    target = Target("val_loss", 1.88, "nanoGPT's README; nats a character")
+    target = Target("val_loss", 1.88, "nanoGPT's README; nats per character")
     checkpoint_steps = 250
     defaults = {
         "epochs": 8, "steps_per_epoch": 250, "batch_size": 12, "context": 64, "vocab_size": 65, "layers": 4, "heads": 4,

@@ -6,10 +6,10 @@
         config.json         recipe, its settings, data path, backend, versions
         metrics.jsonl       a line for each epoch; metrics.csv has the same
         curve.png           learning curves
-        checkpoints/        to go on from
+        checkpoints/        to resume from
         model.safetensors   the weights after the last finished epoch
         tokenizer.json      of language models
-        log.txt             what the run said
+        log.txt             what the run printed
         result.json         the final figure and its target
 """
 
@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +86,7 @@ class Run:
         folder = Path(out) if out is not None else _free(Path("runs") / chosen.name)
         if (folder / "config.json").exists():
             raise UserError(
-                f"{folder} holds a run already; give another --out, or go on with it: minidl resume {_quoted(folder)}"
+                f"{folder} holds a run already; give another --out, or resume it: minidl resume {_quoted(folder)}"
             )
         content = {
             "recipe": chosen.name,
@@ -108,7 +107,6 @@ class Run:
         for path in weights:
             made = cls.open(path.parent)
             if isinstance(made.recipe, kind):
-                print(f"the latest run: {made.folder}", file=sys.stderr)
                 return made
         raise UserError("runs/ holds no such run; train one, or say where its folder is: RUN")
 
@@ -183,7 +181,7 @@ class Run:
         """The model with the run's last weights, in evaluation mode. Raises UserError if there are none yet."""
         path = self.folder / "model.safetensors"
         if not path.is_file():
-            raise UserError(f"{self.folder} has no weights yet (there is no {path}); go on with it: minidl resume")
+            raise UserError(f"{self.folder} has no weights yet (there is no {path}); resume it: minidl resume")
         model = self.recipe.model(self.config)
         try:
             model.load_state_dict(serialization.load(path))

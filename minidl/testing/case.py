@@ -58,7 +58,7 @@ def lay_out(array: np.ndarray, layout: str, send: Callable[[np.ndarray], Any] = 
 
 @dataclasses.dataclass
 class Case:
-    """Arguments for one call: contiguous NumPy arrays, Python scalars, None; ``layouts`` has one entry an argument."""
+    """Arguments for one call: contiguous NumPy arrays, Python scalars, None; ``layouts`` has one entry per argument."""
 
     primitive: str
     args: list[Any]

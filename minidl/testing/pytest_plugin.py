@@ -13,7 +13,7 @@ from typing import Any
 
 from minidl.core.errors import BackendError
 from minidl.core.registry import load
-from minidl.testing.conformance import check
+from minidl.testing.conformance import check, is_defined_in
 
 
 def conformance_tests(
@@ -48,7 +48,7 @@ def conformance_tests(
         pytest.param(k, id=f"{name}:{k.label}")
         for name in sorted(loaded.kernels)
         for k in loaded.kernels[name]
-        if (primitives is None or name in primitives) and _is_in(k.function.__module__, module)
+        if (primitives is None or name in primitives) and is_defined_in(k, module)
     ]
     absent = sorted(set(primitives or ()) - {p.values[0].primitive for p in chosen})
 
@@ -64,7 +64,3 @@ def conformance_tests(
             pytest.fail(str(report), pytrace=False)
 
     return test
-
-
-def _is_in(module: str, package: str) -> bool:
-    return not package or module == package or module.startswith(package + ".")

@@ -25,7 +25,7 @@ from minidl.core.registry import Backend
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """``gflops``: peak of sgemm in 10^9 operations a second; ``gbs``: memory bandwidth in 10^9 bytes a second."""
+    """``gflops``: peak of sgemm in 10^9 operations per second; ``gbs``: memory bandwidth in 10^9 bytes per second."""
 
     device: str
     gflops: float
@@ -36,7 +36,7 @@ class Roofline:
         return max(flops / self.gflops, nbytes / self.gbs) / 1e9
 
     def attainable(self, intensity: Any) -> Any:
-        """GFLOP/s within reach at ``intensity`` operations a byte."""
+        """GFLOP/s within reach at ``intensity`` operations per byte."""
         return np.minimum(self.gflops, intensity * self.gbs)
 
 

@@ -105,7 +105,7 @@ def _pool(label: str, n: int, c: int, size: int, k: int) -> BenchCase:
 
 
 def _lstm_flops(args: list, params: dict) -> float:
-    """Two contractions, and about 10 operations an element of the four gates' quarter."""
+    """Two contractions, and about 10 operations per element of the four gates' quarter."""
     x, _, c0, w_ih, w_hh = args[:5]
     return 2.0 * x.shape[0] * x.shape[1] * (_count(w_ih) + _count(w_hh)) + 10 * x.shape[0] * _count(c0)
 
@@ -117,7 +117,7 @@ def _lstm(label: str, t: int, n: int, i: int, h: int) -> BenchCase:
 
 
 def _attention_flops(args: list, params: dict) -> float:
-    """Two contractions (half of them if causal) and 5 operations a score."""
+    """Two contractions (half of them if causal) and 5 operations per score."""
     q, k, v = args[:3]
     scores = math.prod(q.shape[:3]) * k.shape[2] * (0.5 if params["is_causal"] else 1.0)
     return scores * (2.0 * q.shape[3] + 2.0 * v.shape[3] + 5)
@@ -213,7 +213,7 @@ def _gradient_cases(forward: dict[str, list[BenchCase]]) -> dict[str, list[Bench
         table[name] = [
             dataclasses.replace(c, parent=parent, flops=_times(times.get(name, 1), c.flops)) for c in forward[parent]
         ]
-    for c in forward["embedding"]:  # one addition an element of g
+    for c in forward["embedding"]:  # one addition per element of g
         rows = c.args[0].shape[0] * c.args[1].shape[1]
         table["embedding_grad"] = [
             dataclasses.replace(d, flops=lambda args, params, rows=rows: float(rows)) if d.label == c.label else d

@@ -1,4 +1,4 @@
-"""Callbacks: what else happens while a Trainer trains."""
+"""Callbacks: code that runs at certain points while a Trainer trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Callback:
     """
 
     def on_fit_begin(self, trainer: Any) -> None:
-        """Training starts, or goes on."""
+        """Training starts or resumes."""
 
     def on_epoch_begin(self, trainer: Any) -> None:
         """An epoch starts. A resumed run does not call this again for the epoch that was under way."""

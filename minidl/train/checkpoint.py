@@ -69,8 +69,8 @@ def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, A
 
 
 def load(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read and verify a checkpoint: the model's arrays by name, and what else :func:`save` was given, with tuples
-    become lists.
+    """Read and verify a checkpoint: the model's arrays by name, and the other state given to :func:`save`, with tuples
+    turned into lists.
 
     Raises:
         CheckpointError: something is missing or damaged; the message says what, and names an earlier checkpoint.

@@ -1,4 +1,4 @@
-"""All that a Trainer needs to go on, as a checkpoint keeps it."""
+"""Everything a Trainer needs in order to resume, as a checkpoint keeps it."""
 
 from __future__ import annotations
 

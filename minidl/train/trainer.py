@@ -45,20 +45,20 @@ class Trainer:
         scheduler: changes the learning rate.
         scheduler_interval: when it steps: "step" (after every optimizer step), "epoch" (after every epoch), or
             "plateau" (after every epoch, with the value of ``monitor``). By default "plateau" for ReduceLROnPlateau,
-            otherwise "step" or "epoch", which has to be said.
+            for others there is no default: give "step" or "epoch".
         monitor: name of the figure that a plateau scheduler watches.
         callbacks: :class:`~minidl.train.callbacks.Callback` objects, called in this order.
         grad_clip_norm, grad_clip_value: limit the gradient's total norm, or each of its elements.
         accumulate_steps: batches whose gradients are averaged, weighted by their sizes, into one optimizer step.
         ema: average of the weights, used for validation: a :class:`~minidl.optim.ExponentialMovingAverage`, or its
             decay (buffers are averaged too then).
-        seed: seeds the default generator when ``fit`` starts (dropout, and what else draws from it).
+        seed: seeds the default generator when ``fit`` starts (dropout and everything else that draws from it).
         carry_state: truncated back-propagation through time: the model is called as ``model(input, …, state)`` and
             returns ``(output, state)``; the state, detached, is what the next batch gets. It starts as None in every
             epoch and every evaluation.
         run_dir: folder for checkpoints; none are written without it.
         checkpoint_every: epochs from one checkpoint to the next (0: none but on Ctrl-C).
-        checkpoint_steps: also every so many optimizer steps.
+        checkpoint_steps: optimizer steps from one checkpoint to the next, besides those at ends of epochs.
         keep_checkpoints: how many to keep.
         on_nan: "raise" :class:`NonFiniteLossError` when the loss is not finite, or "ignore".
         jit: capture the training step with :func:`minidl.jit` and replay it. A loss that is not finite is then noticed
@@ -147,8 +147,8 @@ class Trainer:
         """Train for ``epochs`` more epochs, or ``max_steps`` more optimizer steps, whichever ends first.
 
         Args:
-            resume: go on with the interrupted ``fit`` of this very call: True from the latest checkpoint in
-                ``run_dir`` (from the start if there is none), or from the checkpoint given.
+            resume: continue an interrupted ``fit`` that was called with the same arguments: True from the latest
+                checkpoint in ``run_dir`` (from the start if there is none), a path from that checkpoint.
 
         Returns:
             The history.
@@ -164,7 +164,7 @@ class Trainer:
         if not self._resume(resume, train_loader):
             self.started_at = (self.epoch, self.step)
             if self.seed is not None:
-                # Folded, so that dropout does not draw the very numbers that made the initial weights.
+                # Folded, so that dropout does not draw the same numbers as the initial weights.
                 state = Generator(self.seed).fold_in(0x747261696E).get_state()
                 default_generator().set_state(state)
             self.should_stop = False
@@ -236,7 +236,7 @@ class Trainer:
         if self.place.trained:
             return
         batches = iter(loader)
-        if not hasattr(loader, "state_dict"):  # one that cannot go on by itself: skip what was done
+        if not hasattr(loader, "state_dict"):  # it cannot resume by itself: skip what was done
             batches = itertools.islice(batches, self.place.batches, None)
         try:
             while group := list(itertools.islice(batches, self.accumulate_steps)):
@@ -347,7 +347,7 @@ class Trainer:
         serialization.save(path, self.weights())
 
     def save_checkpoint(self, train_loader: Any = None, folder: str | Path | None = None) -> Path:
-        """Write everything that going on needs to ``folder``; by default to ``run_dir/checkpoints/step-…``."""
+        """Write everything needed to resume to ``folder``; by default ``run_dir/checkpoints/step-…``."""
         if folder is None:
             if self.run_dir is None:
                 raise ValueError("save_checkpoint: this Trainer has no run_dir; give a folder")
@@ -370,7 +370,7 @@ class Trainer:
             raise checkpoint.CheckpointError(f"{folder}: does not fit this Trainer: {error}") from error
 
     def _resume(self, resume: bool | str | Path, train_loader: Any) -> bool:
-        """Load what ``fit(resume=…)`` asks for; False if there is nothing to go on with."""
+        """Load what ``fit(resume=…)`` asks for; False if there is nothing to resume from."""
         if resume is False:
             return False
         if resume is True:
@@ -391,7 +391,7 @@ class Trainer:
         if self.run_dir is None:
             raise Interrupted("interrupted; nothing is saved, as there is no run_dir", None)
         path = self.save_checkpoint(train_loader)
-        self.display.message(f"Saved {path}\nTo go on: {self.resume_hint}")
+        self.display.message(f"Saved {path}\nTo resume: {self.resume_hint}")
         raise Interrupted(f"interrupted; saved {path}", path)
 
     @contextlib.contextmanager

@@ -110,7 +110,7 @@ def test_the_latest_run_is_the_default(minidl, text_file, tmp_path):
 def test_language_models_train_and_generate(minidl, text_file, tmp_path, recipe):
     status, out, err = minidl("train", *recipe, "--epochs", 2, "--data", text_file, "--out", "run")
     assert status == 0, err
-    assert "val_loss" in out and "nats a character" in out
+    assert "val_loss" in out and "nats per character" in out
     result = json.loads(content(tmp_path / "run" / "result.json"))
     assert result["value"] < np.log(8) + 0.2
     assert f"loss {result['value']:.4f}" in minidl("eval", "run")[1]
@@ -177,7 +177,7 @@ def test_ctrl_c_and_resume_as_a_user_does(tmp_path):
             break
     out = process.stdout.read()
     assert process.wait(60) == 130, out
-    assert "To go on: minidl resume 'my run'" in out
+    assert "To resume: minidl resume 'my run'" in out
     assert not (tmp_path / "my run" / "result.json").exists()
     resumed = subprocess.run([sys.executable, "-m", "minidl", "resume", "my run"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr

@@ -154,7 +154,7 @@ def test_pad_sequences():
     assert pad_sequences(rows, dtype=np.int32).dtype == np.int32
     assert pad_sequences([np.ones((2, 5)), np.ones((3, 5))]).shape == (2, 3, 5)
     assert pad_sequences([]).shape == (0, 0) and pad_sequences([[], []]).shape == (2, 0)
-    with pytest.raises(ValueError, match="alike but for their length"):
+    with pytest.raises(ValueError, match="differ in their length only"):
         pad_sequences([np.ones((2, 5)), np.ones((3, 4))])
     with pytest.raises(ValueError, match="'pre' or 'post'"):
         pad_sequences(rows, padding="left")

@@ -379,7 +379,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(loader(), epochs=2)
     out = capsys.readouterr().out
-    assert "step-00000003" in out and "To go on: minidl resume runs/x" in out
+    assert "step-00000003" in out and "To resume: minidl resume runs/x" in out
     assert signal.getsignal(signal.SIGINT) is before
 
 

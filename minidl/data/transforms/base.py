@@ -79,7 +79,7 @@ def probability(p: float, name: str) -> float:
 
 
 def _own_streams(rng: Generator | None) -> SampleStreams:
-    """Streams for one image: off ``rng``, or off the current sample's generator, which moves on."""
+    """Streams for one image, from ``rng`` or the current sample's generator, which advances."""
     return SampleStreams(derive(sample_rng() if rng is None else rng), [0])
 
 
@@ -100,7 +100,7 @@ class Compose(Transform):
         self.transforms = list(transforms)
 
     def one(self, image, streams):
-        # Not by way of batch: the first may be a function of a Pillow image, or change its size.
+        # Not through batch: the first may be a function of a Pillow image, or change the size.
         for position, transform in enumerate(self.transforms):
             image = apply_one(transform, image, streams.fold_in(position))
         return image

@@ -58,7 +58,7 @@ def plot(results: Sequence[Result], path: Path, roofs: Sequence[Roofline], warm:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    left.set(yscale="log", ylabel="ms a call", title=f"{done[0].primitive}, caches {'warm' if warm else 'cold'}")
+    left.set(yscale="log", ylabel="ms per call", title=f"{done[0].primitive}, caches {'warm' if warm else 'cold'}")
     width = 0.8 / len(backends)
     for b, backend in enumerate(backends):
         own = [r for r in done if r.backend == backend]
@@ -76,7 +76,7 @@ def plot(results: Sequence[Result], path: Path, roofs: Sequence[Roofline], warm:
         right.loglog(intensity, roof.attainable(intensity), "k-", linewidth=1)
         text = f"{roof.gflops:.0f} GFLOP/s, {roof.gbs:.0f} GB/s"
         right.annotate(text, (intensity[-1], roof.gflops), ha="right", va="bottom", fontsize=8)
-    right.set(xlabel="operations a byte", ylabel="GFLOP/s", title="; ".join(r.device for r in roofs))
+    right.set(xlabel="operations per byte", ylabel="GFLOP/s", title="; ".join(r.device for r in roofs))
     right.title.set_fontsize(8)
     if any(r.flops for r in done):
         right.legend(fontsize=8)

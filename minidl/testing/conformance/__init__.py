@@ -30,7 +30,7 @@ that skip what is masked out, where the reference has 0 * NaN. What is declared 
 
 from minidl.testing.conformance.cases import case_strategy, in_layout, large_cases, sample_cases, with_special
 from minidl.testing.conformance.checks import CHECKS, RARE_CHECKS
-from minidl.testing.conformance.examine import check, check_backend, examine, replay
+from minidl.testing.conformance.examine import check, check_backend, examine, is_defined_in, replay
 from minidl.testing.conformance.report import Mismatch, Report
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "check_backend",
     "examine",
     "in_layout",
+    "is_defined_in",
     "large_cases",
     "replay",
     "sample_cases",

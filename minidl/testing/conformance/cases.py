@@ -87,7 +87,7 @@ def large_cases(name: str, dtypes: Sequence[np.dtype]) -> list[Case]:
 
 
 def case_strategy(name: str, dtypes: Sequence[np.dtype]) -> Any:
-    """A Hypothesis strategy for cases (at times None) of the primitive; None if it has none."""
+    """A Hypothesis strategy for cases (sometimes None) of the primitive; None if it has none."""
     base = name if name in STRATEGIES else parent_of(name)
     if base is None:
         return None

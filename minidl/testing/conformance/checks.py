@@ -89,7 +89,7 @@ def check_determinism(candidate: Candidate, trial: Trial) -> None:
     """Further calls give the same bits."""
     kept = trial.kept
     for _ in range(2):
-        # the same arrays, but for the donated ones, which are new
+        # the same arrays, except that donated ones are new
         fresh = candidate.place(trial.case) if candidate.donated else trial.args
         args = [fresh[i] if i in candidate.donated else a for i, a in enumerate(trial.args)]
         for k, (o, b) in enumerate(zip(candidate.call(args, trial.case.params), kept)):

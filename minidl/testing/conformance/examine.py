@@ -65,8 +65,8 @@ def check(
 ) -> list[Report]:
     """Check every kernel that ``backend`` has for ``primitive`` (or just ``kernels``); one report each.
 
-    ``dtypes`` are by default float32, float64 and what else the kernel was registered with. ``max_examples`` is the
-    number of generated cases, besides the samples. The smallest failing case of a kernel is saved into the folder
+    ``dtypes`` are by default float32, float64 and the other dtypes the kernel was registered with. ``max_examples`` is
+    the number of generated cases, besides the samples. The smallest failing case of a kernel is saved into the folder
     ``save_to``. With ``reference`` the reference itself is checked on the backend's arrays, as if it were a kernel.
     """
     backend = load(backend) if isinstance(backend, str) else backend
@@ -84,6 +84,13 @@ def check_backend(backend: str | Backend, **options: Any) -> Iterator[Report]:
     backend = load(backend) if isinstance(backend, str) else backend
     for name in sorted(backend.kernels):
         yield from check(name, backend, **options)
+
+
+def is_defined_in(kernel: Kernel, *modules: str) -> bool:
+    """Is the kernel's function defined in one of these modules or packages? Every kernel is if none is given."""
+    where = kernel.function.__module__
+    given = [m for m in modules if m]
+    return not given or any(where == m or where.startswith(f"{m}.") for m in given)
 
 
 def replay(path: str | Path) -> list[Report]:

@@ -24,7 +24,7 @@ class Mismatch(AssertionError):
 
 @dataclasses.dataclass
 class Report:
-    """What the suite found about one kernel. ``str()`` of it is for people."""
+    """What the suite found about one kernel. ``str()`` of it is made to be read."""
 
     primitive: str
     backend: str

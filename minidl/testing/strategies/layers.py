@@ -135,7 +135,7 @@ def _gather(draw: Callable) -> tuple[list, dict]:
 def _cross_entropy(draw: Callable) -> tuple[list, dict]:
     n, c, size = draw_dim(draw, 1, 9), draw_long_dim(draw, 1), draw_shape(draw, 0, 1, 1)
     smoothing, reduction = draw(st().sampled_from([0.0, 0.1])), draw(st().sampled_from(["mean", "sum", "none"]))
-    # class 0 is at times the one that is ignored; were all targets, the mean would be 0 / 0
+    # class 0 is sometimes the ignored one; if all targets were ignored, the mean would be 0 / 0
     ignore = draw(st().sampled_from([-100, 0])) if reduction != "mean" else -100
     weight = Floats((c,), 0.5, 2.0) if draw(st().booleans()) else None
     params = {"label_smoothing": smoothing, "ignore_index": ignore, "reduction": reduction}

@@ -42,8 +42,8 @@ OPEN_TO_KERNELS = {f"minidl.{name}" for name in ["blas", "files", "core", "backe
 #: The same for the parts of the numba package, which as a whole (its ``__init__`` and ``backend``) is on top of them.
 NUMBA_LAYERS = (
     ("minidl_kernels.numba.simd",),
-    ("minidl_kernels.numba.kernels",),
     ("minidl_kernels.numba.compiler",),
+    ("minidl_kernels.numba.kernels",),
     ("minidl_kernels.numba",),
 )
 

@@ -29,7 +29,7 @@ class JaxBackend(Backend):
         super().__init__()
         jax.config.update("jax_enable_x64", True)
         register(self)
-        from minidl_kernels.jax import random  # noqa: F401  (registers its kernels)
+        from minidl_kernels.jax import conv, random  # noqa: F401  (they register their kernels)
 
     def asarray(self, value: Any, dtype: Any = None) -> jax.Array:
         return jnp.asarray(value, dtype=dtype)

@@ -47,12 +47,14 @@ FAMILIES: tuple[str, ...] = (
     "conv",
     "elementwise",
     "embedding",
+    "linear",
     "loss",
     "normalization",
     "optimizer",
     "pooling",
     "random",
     "recurrent",
+    "shape",
     "winograd",
 )
 

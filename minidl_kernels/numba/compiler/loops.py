@@ -21,9 +21,9 @@ _PARTS = 16
 
 #: start value, and one more number taken in: in a vectorized loop of its own, and elsewhere
 REDUCTIONS = {
-    "sum": ("0.0", "add_any_order({0}, {1})", "{0} + {1}"),
-    "max": ("-np.inf", "nan_max({0}, {1})", "nan_max({0}, {1})"),
-    "min": ("np.inf", "nan_min({0}, {1})", "nan_min({0}, {1})"),
+    "sum": ("0.0", "vecmath.add_any_order({0}, {1})", "{0} + {1}"),
+    "max": ("-np.inf", "vecmath.nan_max({0}, {1})", "vecmath.nan_max({0}, {1})"),
+    "min": ("np.inf", "vecmath.nan_min({0}, {1})", "vecmath.nan_min({0}, {1})"),
 }
 
 

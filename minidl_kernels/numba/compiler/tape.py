@@ -17,7 +17,7 @@ from numba import carray, cfunc, get_num_threads, njit, types
 from numba.extending import get_cython_function_address, intrinsic
 from numpy.lib.stride_tricks import as_strided
 
-from minidl_kernels.numba.kernels.conv import scratch
+from minidl_kernels.numba.compiler.memory import Workspace
 from minidl_kernels.numba.simd import gemm
 from minidl_kernels.numba.simd.words import pointer, word
 
@@ -122,7 +122,8 @@ def _gemm_address(char: str) -> int:
 class Tape:
     """Collects calls; ``freeze()`` gives what :func:`run` takes. Arrays are kept alive by the tape."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Workspace | None = None) -> None:
+        self.workspace = workspace or Workspace()
         # Starts Numba's threads: a kernel from the disk cache that is called by address does not do so itself.
         get_num_threads()
         self.functions: list[int] = []
@@ -173,7 +174,7 @@ class Tape:
         (m, k), n, size = x.shape, y.shape[1], x.itemsize
         wide = gemm.columns(x.dtype)
         count = -(-n // wide)
-        panels = scratch("panels", count * k * wide, x.dtype)
+        panels = self.workspace.take(count * k * wide, x.dtype)
         # enough blocks for all threads, none larger than what stays in the cache
         block = min(64, -(-m // (4 * get_num_threads())))
         block += -block % gemm.ROWS

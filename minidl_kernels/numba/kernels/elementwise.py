@@ -1,20 +1,59 @@
-"""Elementwise primitives whose reference takes several passes or a slow function, as flat loops over large arrays.
+"""Elementwise primitives whose formula takes several passes or a slow function, as flat loops over large arrays.
 
-The loops are put together from :mod:`.compiler.expressions`, as the fused ones of ``minidl.jit`` are, when a
-primitive is first called with such a dtype and parameters. What NumPy does in one pass by itself (addition, comparison,
-tanh with its vector instructions …) is left to it.
+The loops are put together from the primitives' scalar code (:mod:`minidl_kernels.numba.compiler.symbolic`), as the
+fused ones of ``minidl.jit`` are, when a primitive is first called with such a dtype and parameters. What NumPy does in
+one pass by itself (addition, comparison, tanh with its vector instructions …) is left to it. Where a primitive has
+quicker code than its formula says, it is registered here, for both.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from minidl.backend import kernel
 from minidl.ops import primitives
-from minidl_kernels.numba.compiler.expressions import NUMBA_TYPES, expression
+from minidl_kernels.numba.compiler.cache import load_source, with_header
+from minidl_kernels.numba.compiler.expressions import NUMBA_TYPES, constant
+from minidl_kernels.numba.compiler.rules import expression
+from minidl_kernels.numba.compiler.symbolic import of_primitive
 from minidl_kernels.numba.simd.common import over_rows, plain
+
+expression("erf", "vecmath.erf{bits}({0})")
+expression("sigmoid", "vecmath.sigmoid{bits}({0})")
+expression("normal_cdf", "vecmath.normal_cdf{bits}({0})")
+expression("silu", "({0} * vecmath.sigmoid{bits}({0}))")
+expression("silu_grad", "({0} * vecmath.silu_slope{bits}({1}))")
+
+
+@expression("leaky_relu")
+def _leaky_relu(char: str, *, negative_slope: float) -> str:
+    return f"({{0}} if {{0}} > {{zero}} else {constant(negative_slope, char)} * {{0}})"
+
+
+@expression("leaky_relu_grad")
+def _leaky_relu_grad(char: str, *, negative_slope: float) -> str:
+    return f"({{0}} * ({{one}} if {{1}} > {{zero}} else {constant(negative_slope, char)}))"
+
+
+@expression("gelu")
+def _gelu(char: str, *, approximate: str) -> str | None:
+    if approximate == "none":
+        return "({0} * vecmath.normal_cdf{bits}({0}))"
+    if approximate != "tanh":
+        return None
+    scale, cubic, half = constant(math.sqrt(2 / math.pi), char), constant(0.044715, char), constant(0.5, char)
+    inner = f"{scale} * {{0}} * ({{one}} + {cubic} * ({{0}} * {{0}}))"
+    return f"({half} * {{0}} * ({{one}} + vecmath.tanh{{bits}}({inner})))"
+
+
+@expression("gelu_grad")
+def _gelu_grad(char: str, *, approximate: str) -> str:
+    slope = "gelu_slope" if approximate == "none" else "gelu_tanh_slope"
+    return f"({{0}} * vecmath.{slope}{{bits}}({{1}}))"
+
 
 #: the number of elements from which our loop is quicker than NumPy's functions, measured on one thread
 LEAST_SIZE = {
@@ -39,28 +78,25 @@ _compiled: dict[tuple, tuple[Any, Any]] = {}
 
 def _loops(name: str, params: dict[str, Any], dtype: np.dtype) -> tuple[Any, Any]:
     """The compiled loop over a part of the arrays, and the one that divides them between threads."""
-    from minidl_kernels.numba.compiler.fusion import (
-        HEADER,
-        load_source,
-    )  # here, as it loads the whole compiler of captured steps
-
     prim = primitives[name]
     count = len(prim.inputs)
-    text = expression(prim, params, dtype, [dtype] * count)
-    if text is None:
+    code = of_primitive(prim, params, dtype)
+    if code is None:
         raise ValueError(f"{name}: unexpected parameters {params}")
     arrays = [*(f"a{k}" for k in range(count)), "out"]
     names = ", ".join(arrays)
     parts = ", ".join(f"{a}[start:stop]" for a in arrays)
-    loads = "".join(f"        x{k} = a{k}[i]\n" for k in range(count))
-    value = text.format(*(f"x{k}" for k in range(count)))
+    values = [f"x{k}" for k in range(count + len(code.lines))]
+    body = [f"{values[k]} = a{k}[i]" for k in range(count)]
+    for value, (char, text) in zip(values[count:], code.lines):
+        body.append(f"{value} = {NUMBA_TYPES[char]}({text.format(*values)})")
+    lines = "".join(f"        {line}\n" for line in [*body, f"out[i] = {values[-1]}"])
     options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
-    source = (
-        f"{HEADER}@njit({options})\n"
+    source = with_header(
+        f"@njit({options})\n"
         f"def part({names}, start, stop):\n"
         f"    {names} = {parts}\n"
-        f"    for i in range(out.size):\n{loads}"
-        f"        out[i] = {NUMBA_TYPES[dtype.char]}({value})\n\n\n"
+        f"    for i in range(out.size):\n{lines}\n\n"
         f"@njit({options}, parallel=True)\n"
         f"def pieces({names}, count):\n"
         f"    for c in prange(count):\n"

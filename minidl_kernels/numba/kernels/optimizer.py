@@ -3,7 +3,7 @@
 The same arrays are returned. All constants come as float64 and are rounded to the parameter's dtype as the references'
 weak Python scalars are.
 
-A captured step updates all its parameters in one call (:func:`together`): what there is to do lies in a table with a
+A captured step updates all its parameters in one call (:func:`_together`): what there is to do lies in a table with a
 row for each piece of a parameter, the addresses of its arrays and its length.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from numba import carray, njit, prange
 
 from minidl.backend import kernel
+from minidl_kernels.numba.compiler.rules import joint
 from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, PIECE, SERIAL, over_rows, plain
 from minidl_kernels.numba.simd.vecmath import nan_max
 from minidl_kernels.numba.simd.words import pointer
@@ -254,18 +255,22 @@ def _adam_numbers(
     )  # fmt: skip
 
 
-def together(function: Any, updates: list[tuple[np.ndarray, ...]], params: dict[str, Any]) -> Any:
-    """``f(lr, step)`` that updates many parameters at once, with ``function`` (``sgd_update`` or ``adam_update``).
+@joint(sgd_update)
+def _sgd_together(updates: list[tuple[np.ndarray, ...]], params: dict[str, Any]) -> Any:
+    buffered = len(updates[0]) == 3
+    return _together(
+        _momentum_rows if buffered else _sgd_rows, functools.partial(_sgd_numbers, buffered), updates, params
+    )
 
-    ``updates`` has the arrays of each, (p, g) and state, all of one dtype.
-    """
+
+@joint(adam_update)
+def _adam_together(updates: list[tuple[np.ndarray, ...]], params: dict[str, Any]) -> Any:
+    return _together(_amsgrad_rows if len(updates[0]) == 5 else _adam_rows, _adam_numbers, updates, params)
+
+
+def _together(rows: Any, numbers: Any, updates: list[tuple[np.ndarray, ...]], params: dict[str, Any]) -> Any:
+    """``f(lr, step)`` that updates many parameters at once: ``updates`` has the arrays of each, (p, g) and state."""
     count, like = len(updates[0]), np.empty(0, updates[0][0].dtype)
-    rows, numbers = {
-        ("sgd_update", 2): (_sgd_rows, functools.partial(_sgd_numbers, False)),
-        ("sgd_update", 3): (_momentum_rows, functools.partial(_sgd_numbers, True)),
-        ("adam_update", 4): (_adam_rows, _adam_numbers),
-        ("adam_update", 5): (_amsgrad_rows, _adam_numbers),
-    }[function.__name__, count]
     table = [
         [a.ctypes.data + begin * a.itemsize for a in arrays] + [min(PIECE, arrays[0].size - begin)]
         for arrays in updates

@@ -19,7 +19,7 @@ import numpy as np
 from minidl.core.context import current, using
 from minidl.core.errors import CaptureError
 from minidl.core.registry import primitives
-from minidl.core.trace import Cell, LiveFloat, LiveInt
+from minidl.core.trace import Cell, Live, LiveFloat, LiveInt
 from minidl.core.trace import Tracer as Passive
 from minidl.jit.program import Program, Step, Value
 
@@ -36,9 +36,12 @@ class TracedArray(np.ndarray):
         return super().__array_function__(function, types, args, kwargs)
 
 
-def plain(array: Any) -> Any:
-    """A TracedArray as an ordinary one, on the same memory; anything else as it is."""
-    return array.view(np.ndarray) if type(array) is TracedArray else array
+def plain(x: Any) -> Any:
+    """A TracedArray as an ordinary one, on the same memory; a live number as Python's, beside which arrays keep their
+    dtype; anything else as it is."""
+    if isinstance(x, Live):
+        return int(x) if isinstance(x, int) else float(x)
+    return x.view(np.ndarray) if type(x) is TracedArray else x
 
 
 def _traced(array: Any) -> Any:
@@ -126,7 +129,7 @@ class Tracer(Passive):
         inputs = [self.value_of(a, prim) if _is_array(a) else a for a in arrays]
         self.depth += 1
         try:
-            out = compute(prim, [plain(a) for a in arrays], params)
+            out = compute(prim, [plain(a) for a in arrays], {k: plain(p) for k, p in params.items()})
         finally:
             self.depth -= 1
         outs = out if isinstance(out, tuple) else (out,)

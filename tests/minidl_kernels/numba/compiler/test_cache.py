@@ -1,0 +1,71 @@
+"""Generated modules in a cache folder, and without one."""
+
+import pytest
+
+pytest.importorskip("numba", reason="the compiler is Numba's")
+
+import numpy as np
+
+import minidl
+from minidl import Tensor, ops
+from minidl_kernels.numba.compiler import cache
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded(monkeypatch):
+    monkeypatch.setattr(cache, "_modules", {})
+
+
+def check():
+    """A jitted function gives the right values."""
+    x = np.linspace(-2, 2, 7, dtype=np.float32)
+    with minidl.use_backend("numba"):
+        jitted = minidl.jit(lambda x: (ops.tanh(x * 3) + x).sum())
+        for _ in range(2):
+            found = jitted(x)
+        np.testing.assert_allclose(found.numpy(), np.sum(np.tanh(x * 3) + x), rtol=1e-5)
+        assert Tensor(x).sum() is not None
+
+
+def test_sources_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path))
+    check()
+    (path,) = (tmp_path / "kernels").glob("k*.py")
+    assert path.stem in cache._modules and not list((tmp_path / "kernels").glob("*.tmp"))
+    path.write_text("raise SystemExit('cut off')")  # a damaged file is written anew
+    cache._modules.clear()
+    check()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path / "file" / "below"))
+    check()
+    assert cache._modules
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache.Path, "write_text", full)
+    check()
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+def test_numba_finds_no_place_for_what_it_compiled(tmp_path, monkeypatch):
+    from numba.core.caching import _CacheImpl
+
+    def nowhere(self, *args):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path))
+    monkeypatch.setattr(_CacheImpl, "__init__", nowhere)
+    check()
+
+
+def test_sources_differ_where_what_they_use_does(monkeypatch):
+    before = cache.with_header("x")
+    monkeypatch.setattr(cache, "_stamp", lambda: "another")
+    assert cache.with_header("x") != before

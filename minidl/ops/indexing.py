@@ -46,8 +46,15 @@ def split_index(index: Any) -> tuple[tuple, list]:
     return tuple(template), arrays
 
 
+def _checked(index: Any) -> Any:
+    """``index``. Raises IndexError for unsigned integers from 2^63 on, which NumPy would take for negative ones."""
+    if type(index) is np.ndarray and index.dtype == np.uint64 and index.size and index.max() >> np.uint64(63):
+        raise IndexError(f"index: {index.max()} is outside of any axis")
+    return index
+
+
 def _fill(template: tuple, arrays: tuple) -> tuple:
-    return tuple(arrays[p.position] if isinstance(p, Slot) else p for p in template)
+    return tuple(_checked(arrays[p.position]) if isinstance(p, Slot) else p for p in template)
 
 
 @primitive(name="getitem", view=True, linear_in=("x",))
@@ -126,6 +133,7 @@ def _check_gather(op: str, x, index, axis: int) -> None:
         raise ValueError(f"{op}: index has {index.ndim} axes but the input, of shape {x.shape}, has {x.ndim}")
     if index.dtype.kind not in "iu":
         raise TypeError(f"{op}: index must be of integer dtype, got {index.dtype}")
+    _checked(index)
 
 
 @primitive(linear_in=("x",))
@@ -169,7 +177,7 @@ def scatter(x, index, source, axis):
 @primitive(linear_in=("x",))
 def take(x, index, *, axis=0):
     """The slices of ``x`` at the integers ``index`` along ``axis``: NumPy's take."""
-    return namespace(x).take(x, index, axis=axis)
+    return namespace(x).take(x, _checked(index), axis=axis)
 
 
 @primitive(linear_in=("x",))

@@ -14,7 +14,16 @@ from numba import njit, prange
 
 from minidl.backend import kernel
 from minidl.ops.indexing import Slot
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, PIECE, SERIAL, over_rows, pieces, plain
+from minidl_kernels.numba.simd.common import (
+    PARALLEL,
+    PARALLEL_FROM,
+    PIECE,
+    SERIAL,
+    flat_indices,
+    over_rows,
+    pieces,
+    plain,
+)
 
 _FLOAT_NAMES = ("float32", "float64")
 _NO_ROW = -1
@@ -73,7 +82,7 @@ def _from_the_start(index, size, negative, out):
 
 def _numbers(index: np.ndarray, size: int, negative: bool, op: str) -> np.ndarray:
     """``index`` flat, as int64 within [0, size); with ``negative`` it may count from the end. Raises IndexError."""
-    index = np.ascontiguousarray(index, np.int64).reshape(-1)
+    index = flat_indices(index)
     out = np.empty(index.size, np.int64)
     if _from_the_start(index, size, negative, out):
         raise IndexError(f"{op}: indices {index.min()}..{index.max()} do not fit an axis of length {size}")

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, SERIAL, over_rows, pieces, plain
+from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, SERIAL, flat_indices, over_rows, pieces, plain
 from minidl_kernels.numba.simd.vecmath import add_any_order, exp, log, nan_max
 
 _NO_WEIGHT = {np.dtype(d): np.empty(0, d) for d in (np.float32, np.float64)}
@@ -160,10 +160,6 @@ def _rows_and_indices_grad(
     )
 
 
-def _indices(target: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(target, np.int64).reshape(-1)
-
-
 @kernel(
     "cross_entropy", backend="numba", when=_rows_and_indices, dtypes=("float32", "float64"), out=True,
     note="log-sum-exp and loss in one pass a row",
@@ -184,7 +180,7 @@ def cross_entropy(
     loss, top, logsum, total = (a.reshape(-1) for a in out)
     rows, reduced = (loss, loss[:0]) if each else (np.empty(n, dtype), loss)
     arguments = (
-        logits.reshape(n, classes), _indices(target), _NO_WEIGHT[dtype] if weight is None else weight,
+        logits.reshape(n, classes), flat_indices(target), _NO_WEIGHT[dtype] if weight is None else weight,
         float(label_smoothing), int(ignore_index), reduction == "mean", top, logsum, rows, reduced, total,
     )  # fmt: skip
     if logits.size < PARALLEL_FROM:
@@ -212,7 +208,7 @@ def cross_entropy_grad(
     n = logits.size // classes
     over_rows(
         _grad_rows, _grad_pieces, logits.size, n, np.ascontiguousarray(g).reshape(-1), logits.reshape(n, classes),
-        _indices(target), top.reshape(-1), logsum.reshape(-1), total.reshape(-1),
+        flat_indices(target), top.reshape(-1), logsum.reshape(-1), total.reshape(-1),
         _NO_WEIGHT[logits.dtype] if weight is None else weight, float(label_smoothing), int(ignore_index),
         ("none", "mean", "sum").index(reduction), result.reshape(n, classes),
     )  # fmt: skip

@@ -35,6 +35,14 @@ def plain(first: Any, *others: Any) -> bool:
     return True
 
 
+def flat_indices(index: np.ndarray) -> np.ndarray:
+    """Integers as int64 in one contiguous axis; those too large for it become the largest, which no axis is as long
+    as, rather than negative."""
+    if index.dtype.kind == "u" and index.itemsize == 8:
+        index = np.minimum(index, np.iinfo(np.int64).max)
+    return np.ascontiguousarray(index, np.int64).reshape(-1)
+
+
 def pieces(size: int, most: int) -> int:
     """How many pieces of about ``PIECE`` elements ``size`` elements are cut into, at most ``most``."""
     return max(1, min(most, size // PIECE))

@@ -6,14 +6,16 @@
 #include "common.cuh"
 
 template <typename Function, typename T>
-__global__ void unary(const T* x, T* y, int n, Acc<T> a, Acc<T> b) {
-    FOR_EACH(i, n) y[i] = narrow<T>(Function::of(widen(x[i]), a, b));
+__global__ void unary(const T* __restrict__ x, T* __restrict__ y, int n, Acc<T> a, Acc<T> b) {
+    FOR_EACH_OF_FEW(i, n) y[i] = narrow<T>(Function::of(widen(x[i]), a, b));
 }
 
 // From the gradient for a function's output and its input x (or, for some, its output) to the gradient for the input.
 template <typename Function, typename T>
-__global__ void gradient(const T* g, const T* x, T* dx, int n, Acc<T> a, Acc<T> b) {
-    FOR_EACH(i, n) dx[i] = narrow<T>(Function::of(widen(g[i]), widen(x[i]), a, b));
+__global__ void gradient(
+    const T* __restrict__ g, const T* __restrict__ x, T* __restrict__ dx, int n, Acc<T> a, Acc<T> b
+) {
+    FOR_EACH_OF_FEW(i, n) dx[i] = narrow<T>(Function::of(widen(g[i]), widen(x[i]), a, b));
 }
 
 #define UNARY(Name, formula) \

@@ -46,8 +46,8 @@ class _Call:
         self.kv_heads = k.shape[-3] if k.ndim > 2 else 1
         self.batch = math.prod(q.shape[:-3])
         self.wide = max(self.width, self.value_width) > 64
-        # TILE of attention.cu
-        self.tile = 32 if not self.wide and accumulation(self.dtype).itemsize == 4 else 16
+        # QUERIES and TILE of attention.cu
+        self.queries, self.tile = (64, 32) if not self.wide and accumulation(self.dtype).itemsize == 4 else (32, 16)
         mask, strides = (None, (0, 0, 0, 0)) if mask is None else self._mask(mask, q.shape[:-3])
         boolean = mask is not None and mask.dtype == np.bool_
         self.arguments = (
@@ -70,13 +70,12 @@ class _Call:
         wide = "true" if self.wide else "false"
         launch("attention", f"{name}<T, {wide}>", self.dtype, (blocks,), (16, 16), *arrays, *self.arguments)
 
-    @property
-    def query_blocks(self) -> int:
-        return self.batch * self.heads * -(-self.length // self.tile)
+    def query_blocks(self, size: int) -> int:
+        """Tiles of ``size`` queries."""
+        return self.batch * self.heads * -(-self.length // size)
 
-    @property
-    def key_blocks(self) -> int:
-        return self.batch * self.kv_heads * -(-self.keys // self.tile)
+    def key_blocks(self, size: int) -> int:
+        return self.batch * self.kv_heads * -(-self.keys // size)
 
 
 @kernel(
@@ -87,7 +86,7 @@ def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, **params: Any) -> t
     q, k, v = contiguous(q, k, v)
     call = _Call(q, k, v, attn_mask, **params)
     out, lse = cupy.empty((*q.shape[:-1], v.shape[-1]), q.dtype), cupy.empty(q.shape[:-1], q.dtype)
-    call.launch("attention", call.query_blocks, q, k, v, out, lse, None)
+    call.launch("attention", call.query_blocks(call.queries), q, k, v, out, lse, None)
     return out, lse
 
 
@@ -110,8 +109,8 @@ def attention_backward(
     )  # fmt: skip
     if lse.dtype != acc:  # a half precision's lse would put a relative error of up to |lse| / 256 on the probabilities
         lse = cupy.empty(lse.shape, acc)
-        call.launch("attention", call.query_blocks, q, k, v, None, None, lse)
+        call.launch("attention", call.query_blocks(call.queries), q, k, v, None, None, lse)
     dq, dk, dv = (cupy.empty(a.shape, a.dtype) for a in (q, k, v))
-    call.launch("attention_grad_kv", call.key_blocks, g, q, k, v, lse, delta, dk, dv)
-    call.launch("attention_grad_q", call.query_blocks, g, q, k, v, lse, delta, dq)
+    call.launch("attention_grad_kv", call.key_blocks(call.tile), g, q, k, v, lse, delta, dk, dv)
+    call.launch("attention_grad_q", call.query_blocks(call.tile), g, q, k, v, lse, delta, dq)
     return dq, dk, dv, cupy.zeros((0,), q.dtype)

@@ -44,6 +44,14 @@ __device__ inline double product(double x, double y) { return __dmul_rn(x, y); }
 #define FOR_EACH(i, n) \
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += gridDim.x * blockDim.x)
 
+// The same for short bodies that write only to what they do not read (__restrict__): the elements of some rounds are
+// read at once.
+#define FOR_EACH_OF_FEW(i, n) _Pragma("unroll 4") FOR_EACH(i, n)
+
+// Four neighbours, read or written at once where they are aligned.
+template <typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
+template <typename T> __device__ inline bool in_fours(const T* x) { return (size_t)x % sizeof(Four<T>) == 0; }
+
 // NumPy's maximum and minimum: NaN wins (CUDA's fmax drops it).
 template <typename A> __device__ inline A nan_max(A x, A y) { return x > y || x != x ? x : y; }
 template <typename A> __device__ inline A nan_min(A x, A y) { return x < y || x != x ? x : y; }

@@ -9,15 +9,26 @@
 
 // cols (C * KH * KW, N * OH * OW): row (c, kh, kw) holds the pixels of channel c under offset (kh, kw) of the kernel
 // at each of its positions, 0 in the padding.
+// A thread has a channel at a position, and writes KH * KW elements.
 template <typename T> __global__ void im2col(const T* x, T* cols, GEOMETRY) {
-    FOR_EACH(i, C * KH * KW * N * OH * OW) {
-        const int ow = i % OW, oh = i / OW % OH, n = i / (OW * OH) % N;
-        const int row = i / (OW * OH * N), kw = row % KW, kh = row / KW % KH, c = row / (KW * KH);
-        const int h = oh * SH - PH + kh * DH, w = ow * SW - PW + kw * DW;
-        const bool inside = h >= 0 && h < H && w >= 0 && w < W;
-        cols[i] = inside ? x[(((size_t)n * C + c) * H + h) * W + w] : narrow<T>(0);
+    const int columns = N * OH * OW;
+    FOR_EACH(i, C * columns) {
+        const int ow = i % OW, oh = i / OW % OH, n = i / (OW * OH) % N, c = i / columns;
+        const T* image = x + ((size_t)n * C + c) * H * W;
+        T* out = cols + (size_t)c * KH * KW * columns + i % columns;
+        for (int kh = 0; kh < KH; ++kh) {
+            const int h = oh * SH - PH + kh * DH;
+            for (int kw = 0; kw < KW; ++kw, out += columns) {
+                const int w = ow * SW - PW + kw * DW;
+                const bool inside = h >= 0 && h < H && w >= 0 && w < W;
+                *out = inside ? image[(size_t)h * W + w] : narrow<T>(0);
+            }
+        }
     }
 }
+
+// x / stride, or -1 where there is a remainder. (A division takes as long as the rest.)
+__device__ inline int steps(int x, int stride) { return stride == 1 ? x : x % stride ? -1 : x / stride; }
 
 // The transpose of im2col: pixel (h, w) of the image is the sum of the column entries that were taken from it.
 // Gathered, not scattered, so that the order of the sum is fixed.
@@ -26,13 +37,13 @@ template <typename T> __global__ void col2im(const T* cols, T* image, GEOMETRY) 
         const int w = i % W, h = i / W % H, c = i / (W * H) % C, n = i / (W * H * C);
         Acc<T> sum = 0;
         for (int kh = 0; kh < KH; ++kh) {
-            const int y = h + PH - kh * DH;  // must be oh * SH
-            if (y < 0 || y % SH || y / SH >= OH) continue;
+            const int oh = steps(h + PH - kh * DH, SH);
+            if (oh < 0 || oh >= OH) continue;
             for (int kw = 0; kw < KW; ++kw) {
-                const int x = w + PW - kw * DW;
-                if (x < 0 || x % SW || x / SW >= OW) continue;
+                const int ow = steps(w + PW - kw * DW, SW);
+                if (ow < 0 || ow >= OW) continue;
                 const size_t row = ((size_t)c * KH + kh) * KW + kw;
-                sum += widen(cols[((row * N + n) * OH + y / SH) * OW + x / SW]);
+                sum += widen(cols[((row * N + n) * OH + oh) * OW + ow]);
             }
         }
         image[i] = narrow<T>(sum);

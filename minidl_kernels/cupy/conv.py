@@ -50,7 +50,8 @@ class _Geometry:
     def columns(self, x: Any) -> Any:
         """im2col: (groups, depth / groups, batch * positions)."""
         cols = cupy.empty((self.groups, self.depth // self.groups, len(x) * self.positions), x.dtype)
-        launch("conv", "im2col<T>", x.dtype, *over_elements(cols.size), x, cols, *self.arguments(len(x)))
+        pieces = cols.size // math.prod(self.kernel)
+        launch("conv", "im2col<T>", x.dtype, *over_elements(pieces), x, cols, *self.arguments(len(x)))
         return cols
 
     def rows(self, g: Any) -> Any:

@@ -16,6 +16,7 @@ FLOATS = ("float32", "float64", "float16")
 MOST = 1 << 30
 
 _NULL = np.uintp(0)
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 # Enough threads to keep every multiprocessor busy; kernels over elements loop when there are more of those.
 _THREADS, _MOST_BLOCKS = 256, 4096
 
@@ -39,19 +40,33 @@ def launch(family: str, expression: str, dtype: Any, grid: tuple, block: tuple, 
     them: bool and int as such, float as the accumulation type; None is a null pointer; NumPy scalars stay as they are.
     Arrays must be C-contiguous.
     """
-    name = np.dtype(dtype).name
-    acc = np.float64 if name == "float64" else np.float32
-    _function(family, expression, name)(grid, block, tuple(_argument(a, acc) for a in arguments))
+    name = names[dtype]
+    as_kernels_have_them = _IN_DOUBLE if name == "float64" else _IN_SINGLE
+    converted = tuple([as_kernels_have_them[type(a)](a) for a in arguments])
+    _function(family, expression, name)(grid, block, converted)
 
 
-def _argument(a: Any, acc: Any) -> Any:
-    if a is None:
-        return _NULL
-    if isinstance(a, float):  # NumPy's float64 is one, too
-        return acc(a)
-    if isinstance(a, (cupy.ndarray, np.generic)):
-        return a
-    return np.bool_(a) if isinstance(a, bool) else np.int32(a)
+class _Names(dict):
+    """The name of each dtype, as NumPy has it (NumPy makes it up each time, which takes as long as a launch)."""
+
+    def __missing__(self, dtype: Any) -> str:
+        self[dtype] = np.dtype(dtype).name
+        return self[dtype]
+
+
+class _Conversions(dict):
+    """What is done to arguments of each type."""
+
+    def __init__(self, accumulation: Any) -> None:
+        self.bases = {bool: np.bool_, int: np.int32, float: accumulation, type(None): lambda a: _NULL}
+
+    def __missing__(self, kind: type) -> Any:  # (NumPy's float64 is a float, too)
+        self[kind] = next((c for base, c in self.bases.items() if issubclass(kind, base)), lambda a: a)
+        return self[kind]
+
+
+names = _Names()
+_IN_SINGLE, _IN_DOUBLE = _Conversions(np.float32), _Conversions(np.float64)
 
 
 def over_elements(n: int) -> tuple[tuple[int], tuple[int]]:
@@ -68,7 +83,7 @@ def over_rows(rows: int, n: int) -> tuple[tuple[int], tuple[int, int]]:
 
 def accumulation(dtype: Any) -> np.dtype:
     """The dtype in which a kernel for ``dtype`` computes."""
-    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+    return _DOUBLE if dtype == _DOUBLE else _SINGLE
 
 
 def contiguous(*arrays: Any) -> Any:
@@ -79,6 +94,6 @@ def contiguous(*arrays: Any) -> Any:
 
 def floats(first: Any, *others: Any) -> bool:
     """Arrays of one floating-point dtype that there are kernels for, the first not empty; None does not count."""
-    if not isinstance(first, cupy.ndarray) or first.dtype.name not in TYPES or not 0 < first.size <= MOST:
+    if not isinstance(first, cupy.ndarray) or names[first.dtype] not in TYPES or not 0 < first.size <= MOST:
         return False
     return all(a is None or (isinstance(a, cupy.ndarray) and a.dtype == first.dtype) for a in others)

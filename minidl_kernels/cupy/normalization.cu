@@ -108,65 +108,149 @@ __global__ void norm_rows_weight_grad(
     }
 }
 
-// Batch normalization of x (batch, channels, pixels): one block a channel. The m = batch * pixels values of a channel
-// lie in runs of `pixels`.
+// Batch normalization of x (batch, channels, pixels). The m = batch * pixels values of a channel (blockIdx.x) lie in
+// runs of `pixels`; they are cut into gridDim.y parts, one a block. What the parts of a channel find out is put together
+// by every block that needs it, in one order. A channel with one part needs no kernel for that.
 
-struct Channel {
-    int channels, pixels, of;
-    __device__ size_t operator()(int i) const { return ((size_t)(i / pixels) * channels + of) * pixels + i % pixels; }
-};
+struct Part { int first, last; };
+
+__device__ inline Part part_of_block(int m, int k) {
+    const int size = (m - 1) / (int)gridDim.y + 1;
+    return {k * size, min((k + 1) * size, m)};
+}
+
+// visit(where the value is) for the values of the block's part that this thread has
+template <typename Visit> __device__ inline void each_of_part(int batch, int channels, int pixels, Visit visit) {
+    const Part part = part_of_block(batch * pixels, blockIdx.y);
+    const int images = blockDim.x / pixels, rest = blockDim.x % pixels;
+    int i = part.first + threadIdx.x, n = i / pixels, pixel = i % pixels;
+    for (; i < part.last; i += blockDim.x) {
+        visit(((size_t)n * channels + blockIdx.x) * pixels + pixel);
+        n += images;
+        pixel += rest;
+        if (pixel >= pixels) {
+            pixel -= pixels;
+            ++n;
+        }
+    }
+}
+
+// Mean, and sum of the squares of the differences from it, of the block's part.
+template <typename T> __device__ inline Statistics<Acc<T>> statistics_of_part(
+    const T* x, int batch, int channels, int pixels
+) {
+    using A = Acc<T>;
+    const Part part = part_of_block(batch * pixels, blockIdx.y);
+    A mean = 0, squares = 0;
+    each_of_part(batch, channels, pixels, [&](size_t at) { mean += widen(x[at]); });
+    mean = sum_team(mean) / (part.last - part.first);
+    each_of_part(batch, channels, pixels, [&](size_t at) {
+        const A centred = widen(x[at]) - mean;
+        squares += centred * centred;
+    });
+    return {mean, sum_team(squares)};
+}
 
 template <typename T>
+__global__ void batch_norm_parts(const T* x, int batch, int channels, int pixels, Acc<T>* means, Acc<T>* squares) {
+    const Statistics<Acc<T>> s = statistics_of_part(x, batch, channels, pixels);
+    if (threadIdx.x == 0) {
+        means[blockIdx.x * gridDim.y + blockIdx.y] = s.mean;
+        squares[blockIdx.x * gridDim.y + blockIdx.y] = s.var;
+    }
+}
+
+// means and squares are null where gridDim.y is 1
+template <typename T>
 __global__ void batch_norm(
-    const T* x, const T* weight, const T* bias, int batch, int channels, int pixels, Acc<T> eps, T* y, Acc<T>* mean,
-    Acc<T>* var
+    const T* x, const T* weight, const T* bias, const Acc<T>* means, const Acc<T>* squares, int batch, int channels,
+    int pixels, Acc<T> eps, T* y, Acc<T>* mean, Acc<T>* var
 ) {
     using A = Acc<T>;
     const int c = blockIdx.x, m = batch * pixels;
-    const Channel at = {channels, pixels, c};
-    A mu = 0, v = 0;
-    for (int i = threadIdx.x; i < m; i += blockDim.x) mu += widen(x[at(i)]);
-    mu = sum_team(mu) / m;
-    for (int i = threadIdx.x; i < m; i += blockDim.x) {
-        const A centred = widen(x[at(i)]) - mu;
-        v += centred * centred;
+    Statistics<A> s = {0, 0};
+    if (means) {
+        for (int k = 0; k < gridDim.y; ++k) {
+            const Part part = part_of_block(m, k);
+            s.mean += means[c * gridDim.y + k] * (part.last - part.first);
+        }
+        s.mean /= m;
+        for (int k = 0; k < gridDim.y; ++k) {
+            const Part part = part_of_block(m, k);
+            const A off = means[c * gridDim.y + k] - s.mean;
+            s.var += squares[c * gridDim.y + k] + off * off * (part.last - part.first);
+        }
+    } else {
+        s = statistics_of_part(x, batch, channels, pixels);
     }
-    v = sum_team(v) / m;
-    const A scale = 1 / sqrt(v + eps), w = weight ? widen(weight[c]) : A(1), b = bias ? widen(bias[c]) : A(0);
-    for (int i = threadIdx.x; i < m; i += blockDim.x) y[at(i)] = narrow<T>((widen(x[at(i)]) - mu) * scale * w + b);
+    s.var /= m;
+    const A scale = 1 / sqrt(s.var + eps), w = weight ? widen(weight[c]) : A(1), b = bias ? widen(bias[c]) : A(0);
+    each_of_part(batch, channels, pixels, [&](size_t at) {
+        y[at] = narrow<T>((widen(x[at]) - s.mean) * scale * w + b);
+    });
+    if (threadIdx.x == 0 && blockIdx.y == 0) {
+        mean[c] = s.mean;
+        var[c] = s.var;
+    }
+}
+
+// dweight = sum(g z) and dbias = sum(g)
+template <typename A> struct AffineGrad { A weight, bias; };
+
+template <typename T> __device__ inline AffineGrad<Acc<T>> affine_grad_of_part(
+    const T* g, const T* x, Acc<T> mean, Acc<T> rstd, int batch, int channels, int pixels
+) {
+    Acc<T> dw = 0, db = 0;
+    each_of_part(batch, channels, pixels, [&](size_t at) {
+        const Acc<T> gi = widen(g[at]);
+        dw += gi * ((widen(x[at]) - mean) * rstd);
+        db += gi;
+    });
+    return {sum_team(dw), sum_team(db)};
+}
+
+template <typename T>
+__global__ void batch_norm_grad_parts(
+    const T* g, const T* x, const Acc<T>* mean, const Acc<T>* var, int batch, int channels, int pixels, Acc<T> eps,
+    Acc<T>* dweights, Acc<T>* dbiases
+) {
+    const int c = blockIdx.x;
+    const AffineGrad<Acc<T>> d =
+        affine_grad_of_part(g, x, mean[c], 1 / sqrt(var[c] + eps), batch, channels, pixels);
     if (threadIdx.x == 0) {
-        mean[c] = mu;
-        var[c] = v;
+        dweights[c * gridDim.y + blockIdx.y] = d.weight;
+        dbiases[c * gridDim.y + blockIdx.y] = d.bias;
     }
 }
 
 // dx = scale (g - (dbias + z dweight) / m) with scale = weight / std, and what comes through the mean and the
-// variance: dmean / m + 2 dvar (x - mean) / m.
+// variance: dmean / m + 2 dvar (x - mean) / m. dweights and dbiases are null where gridDim.y is 1.
 template <typename T>
 __global__ void batch_norm_grad(
     const T* g, const Acc<T>* dmean, const Acc<T>* dvar, const T* x, const T* weight, const Acc<T>* mean,
-    const Acc<T>* var, int batch, int channels, int pixels, Acc<T> eps, T* dx, Acc<T>* dweight, Acc<T>* dbias
+    const Acc<T>* var, const Acc<T>* dweights, const Acc<T>* dbiases, int batch, int channels, int pixels, Acc<T> eps,
+    T* dx, Acc<T>* dweight, Acc<T>* dbias
 ) {
     using A = Acc<T>;
     const int c = blockIdx.x, m = batch * pixels;
-    const Channel at = {channels, pixels, c};
     const A mu = mean[c], rstd = 1 / sqrt(var[c] + eps);
-    A dw = 0, db = 0;
-    for (int i = threadIdx.x; i < m; i += blockDim.x) {
-        const A gi = widen(g[at(i)]);
-        dw += gi * ((widen(x[at(i)]) - mu) * rstd);
-        db += gi;
+    AffineGrad<A> d = {0, 0};
+    if (dweights) {
+        for (int k = 0; k < gridDim.y; ++k) {
+            d.weight += dweights[c * gridDim.y + k];
+            d.bias += dbiases[c * gridDim.y + k];
+        }
+    } else {
+        d = affine_grad_of_part(g, x, mu, rstd, batch, channels, pixels);
     }
-    dw = sum_team(dw);
-    db = sum_team(db);
-    const A scale = weight ? rstd * widen(weight[c]) : rstd;
-    const A per_z = (2 * dvar[c] / rstd - scale * dw) / m, constant = (dmean[c] - scale * db) / m;
-    for (int i = threadIdx.x; i < m; i += blockDim.x) {
-        const A z = (widen(x[at(i)]) - mu) * rstd;
-        dx[at(i)] = narrow<T>(scale * widen(g[at(i)]) + z * per_z + constant);
-    }
-    if (threadIdx.x == 0) {
-        dweight[c] = dw;
-        dbias[c] = db;
+    const A scale = weight ? rstd * widen(weight[c]) : rstd, mean_g = d.bias / m;
+    const A per_z = (2 * dvar[c] / rstd - scale * d.weight) / m, through_mean = dmean[c] / m;
+    each_of_part(batch, channels, pixels, [&](size_t at) {
+        const A z = (widen(x[at]) - mu) * rstd;
+        dx[at] = narrow<T>(scale * (widen(g[at]) - mean_g) + z * per_z + through_mean);
+    });
+    if (threadIdx.x == 0 && blockIdx.y == 0) {
+        dweight[c] = d.weight;
+        dbias[c] = d.bias;
     }
 }

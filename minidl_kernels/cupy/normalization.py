@@ -12,6 +12,8 @@ from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats,
 
 # norm_rows_weight_grad: rows a block adds up, and at most how many blocks share a column
 _ROWS_PER_CHUNK, _MOST_CHUNKS = 256, 64
+# batch_norm: the fewest values a block has, at most how many share a channel, and blocks that keep a GPU busy
+_PART, _MOST_PARTS, _BLOCKS = 4096, 64, 2048
 
 
 def _same(x: Any, weight: Any = None, bias: Any = None, **params: Any) -> bool:
@@ -76,19 +78,31 @@ def rms_norm_backward(dout: Any, x: Any, weight: Any, *, normalized_shape: tuple
     return _backward("false", dout, x, weight, normalized_shape, eps)[:2]
 
 
-def _channels(x: Any) -> tuple[int, int, int]:
-    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+def _channels(x: Any) -> tuple[tuple[int, int], tuple[int, int, int]]:
+    """(blocks: channels, and parts of each; batch, channels, pixels)"""
+    batch, channels, pixels = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    parts = max(1, min(batch * pixels // _PART, -(-_BLOCKS // channels), _MOST_PARTS))
+    size = -(-batch * pixels // parts)
+    return (channels, -(-batch * pixels // size)), (batch, channels, pixels)  # (none of the parts is empty)
 
 
-@kernel("batch_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a block of threads a channel")
+def _of_parts(blocks: tuple[int, int], dtype: Any) -> tuple[Any, Any]:
+    """Two arrays for what the parts find out; None where each channel is one."""
+    return (None, None) if blocks[1] == 1 else (cupy.empty(blocks, dtype), cupy.empty(blocks, dtype))
+
+
+@kernel("batch_norm", backend="cupy", when=_same, dtypes=FLOATS, note="some blocks a channel")
 def batch_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> tuple[Any, ...]:
     x, weight, bias = contiguous(x, weight, bias)
-    batch, channels, pixels = _channels(x)
+    blocks, sizes = _channels(x)
     acc = accumulation(x.dtype)
-    y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(channels, acc), cupy.empty(channels, acc)
+    means, squares = _of_parts(blocks, acc)
+    if means is not None:
+        launch("normalization", "batch_norm_parts<T>", x.dtype, blocks, (256, 1), x, *sizes, means, squares)
+    y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(blocks[0], acc), cupy.empty(blocks[0], acc)
     launch(
-        "normalization", "batch_norm<T>", x.dtype, (channels,), (256, 1),
-        x, weight, bias, batch, channels, pixels, float(eps), y, mean, var,
+        "normalization", "batch_norm<T>", x.dtype, blocks, (256, 1),
+        x, weight, bias, means, squares, *sizes, float(eps), y, mean, var,
     )  # fmt: skip
     return y, mean, var
 
@@ -98,17 +112,23 @@ def _batch_grad(dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, *others: 
     return floats(x, weight, dout)
 
 
-@kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="a block of threads a channel")
+@kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="some blocks a channel")
 def batch_norm_backward(
     dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, mean: Any, var: Any, *, eps: float
 ) -> tuple[Any, ...]:
     g, x, weight = contiguous(dout, x, weight)
     acc = accumulation(x.dtype)
     dmean, dvar, mean, var = contiguous(*(a.astype(acc, copy=False) for a in (dmean, dvar, mean, var)))
-    batch, channels, pixels = _channels(x)
-    dx, dweight, dbias = cupy.empty(x.shape, x.dtype), cupy.empty(channels, acc), cupy.empty(channels, acc)
+    blocks, sizes = _channels(x)
+    dweights, dbiases = _of_parts(blocks, acc)
+    if dweights is not None:
+        launch(
+            "normalization", "batch_norm_grad_parts<T>", x.dtype, blocks, (256, 1),
+            g, x, mean, var, *sizes, float(eps), dweights, dbiases,
+        )  # fmt: skip
+    dx, dweight, dbias = cupy.empty(x.shape, x.dtype), cupy.empty(blocks[0], acc), cupy.empty(blocks[0], acc)
     launch(
-        "normalization", "batch_norm_grad<T>", x.dtype, (channels,), (256, 1),
-        g, dmean, dvar, x, weight, mean, var, batch, channels, pixels, float(eps), dx, dweight, dbias,
+        "normalization", "batch_norm_grad<T>", x.dtype, blocks, (256, 1),
+        g, dmean, dvar, x, weight, mean, var, dweights, dbiases, *sizes, float(eps), dx, dweight, dbias,
     )  # fmt: skip
     return dx, dweight, dbias

@@ -20,12 +20,22 @@ __global__ void random_bits(unsigned* out, int n, u64 key, u64 offset) {
 template <typename T>
 __global__ void dropout(const T* x, T* y, int n, u64 key, u64 offset, unsigned threshold, Acc<T> scale) {
     const int blocks = (int)((offset % 4 + n + 3) / 4);
+    const bool fours = offset % 4 == 0 && in_fours(x) && in_fours(y);
+    // multiplied by 0 and not set to 0, so that NaN stays NaN, as in the reference
+    const auto dropped = [&](T x, unsigned word) {
+        return narrow<T>(widen(x) * Acc<T>(is_kept(word, threshold)) * scale);
+    };
     FOR_EACH(i, blocks) {
         const PhiloxBlock block = philox(offset / 4 + i, key);
+        if (fours && 4 * i + 4 <= n) {
+            Four<T> some = ((const Four<T>*)x)[i];
+            for (int j = 0; j < 4; ++j) some.of[j] = dropped(some.of[j], block.word[j]);
+            ((Four<T>*)y)[i] = some;
+            continue;
+        }
         for (int j = 0; j < 4; ++j) {
             const int at = 4 * i + j - (int)(offset % 4);
-            // multiplied by 0 and not set to 0, so that NaN stays NaN, as in the reference
-            if (at >= 0 && at < n) y[at] = narrow<T>(widen(x[at]) * Acc<T>(is_kept(block.word[j], threshold)) * scale);
+            if (at >= 0 && at < n) y[at] = dropped(x[at], block.word[j]);
         }
     }
 }

@@ -6,18 +6,26 @@
 
 #include "common.cuh"
 
+// Arrays of all time steps are given whole; those of step t start here.
+template <typename T> __device__ inline T* step_of(T* x, int t, int size) { return x + (size_t)t * size; }
+
 template <typename A> __device__ inline A logistic(A x) { return 1 / (1 + exp(-x)); }
 
 __device__ inline bool has_ended(const int* lengths, int n, int t) { return lengths && t >= lengths[n]; }
 
-// gates (N, 4H): on entry W_ih x + b for i, f, g, o, on exit their values; recurrent (N, 4H) = W_hh h. y is the
-// step's output; state (may be null if no sequence ends) is the h to go on with.
+// gates (T, N, 4H): on entry W_ih x + b for i, f, g, o, on exit their values; recurrent (N, 4H) = W_hh h. The cells
+// (T, N, H) before this step are those of step `before`, or c0 if that is -1. y (T, N, H) is the output; state (N, H) is
+// the h to go on with; it and h are null if no sequence ends, where y is that.
 template <typename T>
 __global__ void lstm_step(
-    T* gates, const T* recurrent, const T* h, const T* c, const int* lengths, int t, int N, int H, T* new_c, T* y,
-    T* state
+    T* gates, const T* recurrent, const T* h, const T* c0, const int* lengths, int t, int before, int N, int H,
+    T* cells, T* y, T* state
 ) {
     using A = Acc<T>;
+    const T* c = before < 0 ? c0 : step_of(cells, before, N * H);
+    T* new_c = step_of(cells, t, N * H);
+    gates = step_of(gates, t, N * 4 * H);
+    y = step_of(y, t, N * H);
     FOR_EACH(k, N * H) {
         const int n = k / H;
         const size_t at = (size_t)n * 4 * H + k % H;
@@ -39,14 +47,19 @@ __global__ void lstm_step(
 }
 
 // later: the gradient for the state after this step, from the steps after it; gy: that for the step's output. dc goes
-// from the cell after the step to the cell before it. dz (N, 4H) is the gradient for the gates before their
+// from the cell after the step to the cell before it. dz (T, N, 4H) is the gradient for the gates before their
 // activations.
 template <typename T>
 __global__ void lstm_step_grad(
-    const T* later, const T* gy, const T* gates, const T* cell, const T* c, const int* lengths, int t, int N, int H,
-    T* dc, T* dz
+    const T* later, const T* gy, const T* gates, const T* cells, const T* c0, const int* lengths, int t, int before,
+    int N, int H, T* dc, T* dz
 ) {
     using A = Acc<T>;
+    const T* c = before < 0 ? c0 : step_of(cells, before, N * H);
+    const T* cell = step_of(cells, t, N * H);
+    gates = step_of(gates, t, N * 4 * H);
+    gy = step_of(gy, t, N * H);
+    dz = step_of(dz, t, N * 4 * H);
     FOR_EACH(k, N * H) {
         const int n = k / H;
         const size_t at = (size_t)n * 4 * H + k % H;
@@ -63,14 +76,19 @@ __global__ void lstm_step_grad(
     }
 }
 
-// gates (N, 3H): on entry W_ih x + b_ih for r, z, n, on exit their values; recurrent (N, 3H) = W_hh h, to which b_hh
-// (may be null) is still to be added; hn (N, H) gets W_hn h + b_hn, which the gradient needs.
+// gates (T, N, 3H): on entry W_ih x + b_ih for r, z, n, on exit their values; recurrent (N, 3H) = W_hh h, to which b_hh
+// (may be null) is still to be added; hn (T, N, H) gets W_hn h + b_hn, which the gradient needs. y and state as for the
+// LSTM; h is null where it is y of step `before`.
 template <typename T>
 __global__ void gru_step(
-    T* gates, const T* recurrent, const T* b_hh, const T* h, const int* lengths, int t, int N, int H, T* hn, T* y,
-    T* state
+    T* gates, const T* recurrent, const T* b_hh, const T* h, const int* lengths, int t, int before, int N, int H,
+    T* hn, T* y, T* state
 ) {
     using A = Acc<T>;
+    if (!h) h = step_of(y, before, N * H);
+    gates = step_of(gates, t, N * 3 * H);
+    hn = step_of(hn, t, N * H);
+    y = step_of(y, t, N * H);
     FOR_EACH(k, N * H) {
         const int n = k / H, j = k % H;
         const size_t at = (size_t)n * 3 * H + j;
@@ -90,7 +108,7 @@ __global__ void gru_step(
     }
 }
 
-// later, gy as for the LSTM; dx (N, 3H) is the gradient for W_ih x + b_ih, dh (N, 3H) that for W_hh h + b_hh (they
+// later, gy as for the LSTM; dx (T, N, 3H) is the gradient for W_ih x + b_ih, dh (T, N, 3H) that for W_hh h + b_hh (they
 // differ in the candidate, whose recurrent part r multiplies), and direct (N, H) the part of the gradient for the
 // state before the step that does not come through W_hh.
 template <typename T>
@@ -99,6 +117,12 @@ __global__ void gru_step_grad(
     T* dx, T* dh, T* direct
 ) {
     using A = Acc<T>;
+    gates = step_of(gates, t, N * 3 * H);
+    dx = step_of(dx, t, N * 3 * H);
+    dh = step_of(dh, t, N * 3 * H);
+    gy = step_of(gy, t, N * H);
+    hn = step_of(hn, t, N * H);
+    h = step_of(h, t, N * H);
     FOR_EACH(k, N * H) {
         const int n = k / H;
         const size_t at = (size_t)n * 3 * H + k % H;

@@ -29,18 +29,18 @@ def lstm(
     steps, batch, hidden = x.shape[0], *c0.shape
     gates = contiguous(_project(x, w_ih, None if b_ih is None else b_ih + b_hh, cupy))
     y, cells = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
-    recurrent = cupy.empty((batch, 4 * hidden), x.dtype)
-    h, c = contiguous(h0, c0)
-    ends = _ends(lengths)
+    recurrent, weight = cupy.empty((batch, 4 * hidden), x.dtype), w_hh.T
+    h, c0 = contiguous(h0, c0)
+    ends, before = _ends(lengths), -1
     for t in _order(steps, reverse):
-        cupy.matmul(h, w_hh.T, out=recurrent)
+        cupy.matmul(h, weight, out=recurrent)
         state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
         launch(
-            "recurrent", "lstm_step<T>", x.dtype, *over_elements(batch * hidden),
-            gates[t], recurrent, h, c, ends, t, batch, hidden, cells[t], y[t], state,
+            "recurrent", "lstm_step<T>", x.dtype, *over_elements(batch * hidden), gates, recurrent,
+            None if state is None else h, c0, ends, t, before, batch, hidden, cells, y, state,
         )  # fmt: skip
-        h, c = y[t] if state is None else state, cells[t]
-    return y, h.copy(), c.copy(), gates, cells
+        h, before = y[t] if state is None else state, t
+    return y, h.copy(), cells[before].copy(), gates, cells
 
 
 def _lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, **params: Any) -> bool:
@@ -61,8 +61,8 @@ def lstm_backward(
     for t in _order(steps, not reverse):
         before = t + 1 if reverse else t - 1
         launch(
-            "recurrent", "lstm_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy[t], gates[t], cells[t],
-            cells[before] if 0 <= before < steps else c0, ends, t, batch, hidden, dc, dz[t],
+            "recurrent", "lstm_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy, gates, cells, c0, ends,
+            t, before if before < steps else -1, batch, hidden, dc, dz,
         )  # fmt: skip
         later, dh = dh, cupy.matmul(dz[t], w_hh)
         if active is not None:
@@ -87,17 +87,17 @@ def gru(
     steps, batch, hidden = x.shape[0], *h0.shape
     gates = contiguous(_project(x, w_ih, b_ih, cupy))
     y, hn = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
-    recurrent = cupy.empty((batch, 3 * hidden), x.dtype)
+    recurrent, weight = cupy.empty((batch, 3 * hidden), x.dtype), w_hh.T
     h, b_hh = contiguous(h0, b_hh)
-    ends = _ends(lengths)
+    ends, before = _ends(lengths), -1
     for t in _order(steps, reverse):
-        cupy.matmul(h, w_hh.T, out=recurrent)
+        cupy.matmul(h, weight, out=recurrent)
         state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
         launch(
-            "recurrent", "gru_step<T>", x.dtype, *over_elements(batch * hidden),
-            gates[t], recurrent, b_hh, h, ends, t, batch, hidden, hn[t], y[t], state,
+            "recurrent", "gru_step<T>", x.dtype, *over_elements(batch * hidden), gates, recurrent, b_hh,
+            h if before < 0 or state is not None else None, ends, t, before, batch, hidden, hn, y, state,
         )  # fmt: skip
-        h = y[t] if state is None else state
+        h, before = y[t] if state is None else state, t
     return y, h.copy(), gates, hn
 
 
@@ -119,8 +119,8 @@ def gru_backward(
     for t in _order(steps, not reverse):
         direct = cupy.empty((batch, hidden), x.dtype)
         launch(
-            "recurrent", "gru_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy[t], gates[t], hn[t],
-            h_prev[t], ends, t, batch, hidden, dz_x[t], dz_h[t], direct,
+            "recurrent", "gru_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy, gates, hn, h_prev,
+            ends, t, batch, hidden, dz_x, dz_h, direct,
         )  # fmt: skip
         dh = cupy.matmul(dz_h[t], w_hh)
         dh += direct

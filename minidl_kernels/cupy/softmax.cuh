@@ -25,7 +25,12 @@ template <typename T> __device__ inline SoftmaxSum<Acc<T>> softmax_sum(const T* 
     using A = Acc<T>;
     SoftmaxSum<A> mine = {-infinity<A>(), 0};
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        mine = OnlineSoftmax::combine(mine, SoftmaxSum<A>{widen(x[j]), 1});
+        const A next = widen(x[j]);
+        if (next <= mine.top || mine.top != mine.top) {
+            mine.sum += next == mine.top ? A(1) : exp(next - mine.top);
+        } else {
+            mine = {next, mine.sum * exp(mine.top - next) + 1};
+        }
     }
     mine = reduce_team<OnlineSoftmax>(mine);
     if (isinf(mine.top)) mine.sum = not_a_number<A>();

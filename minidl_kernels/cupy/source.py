@@ -35,7 +35,8 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "loss": ("cross_entropy_rows<T>", "cross_entropy_total<T>", "cross_entropy_grad<T>"),
     "normalization": (
         "norm_rows<T, true>", "norm_rows<T, false>", "norm_rows_grad<T, true>", "norm_rows_grad<T, false>",
-        "norm_rows_weight_grad<T>", "batch_norm<T>", "batch_norm_grad<T>",
+        "norm_rows_weight_grad<T>", "batch_norm<T>", "batch_norm_parts<T>", "batch_norm_grad<T>",
+        "batch_norm_grad_parts<T>",
     ),
     "optimizer": ("adam<T>", "sgd<T>"),
     "pooling": ("max_pool<T>", "max_pool_grad<T>", "avg_pool<T>", "avg_pool_grad<T>"),

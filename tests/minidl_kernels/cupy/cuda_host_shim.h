@@ -26,6 +26,7 @@
 #define __host__
 #define __shared__ static  // blocks run one after the other
 #define __restrict__
+#define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
 using std::exp;

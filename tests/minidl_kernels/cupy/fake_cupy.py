@@ -183,7 +183,9 @@ def _fused() -> list[str]:
     cpus = Path("/proc/cpuinfo")
     x86 = platform.machine() in ("x86_64", "AMD64")
     can = platform.machine() == "aarch64" or (x86 and cpus.exists() and " fma " in cpus.read_text())
-    return ["-ffp-contract=fast", "-fexpensive-optimizations", *(["-mfma"] if x86 else [])] if can else ["-ffp-contract=off"]  # noqa: E501
+    if not can:
+        return ["-ffp-contract=off"]
+    return ["-ffp-contract=fast", "-fexpensive-optimizations", *(["-mfma"] if x86 else [])]
 
 
 _FUSED = _fused()

@@ -1,5 +1,7 @@
 """The CUDA kernels, run on the host (see ``fake_cupy.py``), do what the references do."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -127,7 +129,23 @@ def test_what_cancels_leaves_nothing(backend, dtype, rng):  # noqa: F811
     assert not found[0].any()
 
 
-@pytest.mark.parametrize("n", [1, 31, 33, 1024, 1025, 3000])
+@pytest.mark.parametrize("shape", [(5, 3, 7), (300, 2), (2, 2, 20, 31)])
+def test_channels_in_parts(backend, shape, rng, monkeypatch):  # noqa: F811
+    """As many blocks a channel as its values need."""
+    normalization = importlib.import_module("minidl_kernels.cupy.normalization")
+    monkeypatch.setattr(normalization, "_PART", 11)
+    x, g = rng.normal(1, 2, size=(2, *shape))
+    w, b, *more = rng.normal(size=(4, shape[1]))
+    count = len(launches)
+    (y, mean, var), expected = both(backend, "batch_norm", [x, w, b], {"eps": 1e-5}, np.float32)
+    args = [g, *more, x, w, mean, var]
+    grads, exact = both(backend, "batch_norm_backward", args, {"eps": 1e-5}, np.float32)
+    assert [grid[1] > 1 for kernel, grid, _ in launches[count:]] == [True] * 4
+    for f, e in zip([y, mean, var, *grads], [*expected, *exact], strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-5, atol=1e-5 * max(1, np.abs(e).max()))
+
+
+@pytest.mark.parametrize("n", [1, 31, 33, 128, 129, 1024, 1025, 3000])
 def test_rows_of_any_length(backend, n, rng):  # noqa: F811
     """Teams of a warp, and of a block."""
     x, g, w = rng.normal(size=(7, n)), rng.normal(size=(7, n)), rng.normal(size=n)

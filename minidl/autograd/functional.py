@@ -45,6 +45,7 @@ def gradients(
             roots.append(out)
             starts.append(out._starting_grad(g))
     found = backward(roots, starts, inputs=inputs, retain_graph=retain_graph, create_graph=create_graph)
+    assert found is not None  # as inputs were given
     if not allow_unused:
         for i, g in enumerate(found):
             if g is None:
@@ -110,18 +111,17 @@ def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -
     Where ``f`` depends on other tensors that require gradients (the parameters of a model, say), the results are
     recorded with respect to them; under ``no_grad()`` they are not.
     """
-    many = not isinstance(argnums, int)
-    nums = tuple(argnums) if many else (argnums,)
+    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> tuple:
-        args = _arguments(args, nums)
-        points = [args[i] for i in nums]
-        value = _one_element("value_and_grad", _call("value_and_grad", f, args, kwargs))
+        given = _arguments(args, nums)
+        points = [given[i] for i in nums]
+        value = _one_element("value_and_grad", _call("value_and_grad", f, given, kwargs))
         nested = _has_outer([value], points)
         found = gradients(value, points, create_graph=nested, allow_unused=True)
         found = _zeros_for_unused(found, points)
-        return (value if nested else value.detach()), (found if many else found[0])
+        return (value if nested else value.detach()), (found[0] if isinstance(argnums, int) else found)
 
     return wrapped
 
@@ -184,7 +184,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     point = _point(x)
     out = _call("jacobian", f, [point], {})
     nested = _has_outer([out], [point])
-    rows = []
+    rows: list[Tensor] = []
     for k in range(out.size):
         one = np.zeros(out.shape, out.dtype)
         one.flat[k] = 1
@@ -252,6 +252,6 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _borrow(node: Node, twin: Node) -> None:
     """Let ``node`` have what its ``twin`` of the second run keeps."""
-    while twin.saved is None:
+    while twin.saved is None and twin.recompute is not None:
         twin.recompute()
     node.saved, node.out, node.recompute = twin.saved, twin.out, None

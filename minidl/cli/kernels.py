@@ -114,11 +114,11 @@ def run_list(arguments: argparse.Namespace) -> int:
     _import_modules(arguments)
     if arguments.name:
         _known_primitive(arguments.name)
-    rows = [("primitive", "backend", "dtypes", "condition", "served by", "note")]
+    rows: list[tuple[str, ...]] = [("primitive", "backend", "dtypes", "condition", "served by", "note")]
     for backend in _backends(arguments):
-        for row in explain(arguments.name, backend.name):
-            if arguments.all or arguments.name or row["primitive"] in backend.kernels:
-                rows.append(tuple(row[k] for k in ("primitive", "backend", "dtypes", "when", "served_by", "note")))
+        for found in explain(arguments.name, backend.name):
+            if arguments.all or arguments.name or found["primitive"] in backend.kernels:
+                rows.append(tuple(found[k] for k in ("primitive", "backend", "dtypes", "when", "served_by", "note")))
         for name in sorted(backend.kernels):
             if not _exists(name) and arguments.name in (None, name):
                 rows += [(name, backend.name, "", "never", k.label, "no such primitive") for k in backend.kernels[name]]

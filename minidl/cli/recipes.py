@@ -14,7 +14,7 @@ def register(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import inspect
+    import sys
 
     from minidl import recipes
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{name:22} {recipe.summary}\n{'':22} target: {recipe.target}{_unmeasured(recipe)}")
         return 0
     recipe = recipes.get(arguments.recipe)
-    module = inspect.getmodule(type(recipe))
+    module = sys.modules[type(recipe).__module__]
     print((module.__doc__ or recipe.summary).strip())
     print(f"\nTarget: {recipe.target} ({recipe.target.source}{_unmeasured(recipe)})")
     print(f"Source: {module.__file__}\nSettings:")

@@ -290,7 +290,7 @@ def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: Any) ->
 
 def _tensor_type(tensor: Any) -> Any:
     """Tensor itself, whatever subclass (Parameter) the instance has."""
-    return _root_type(type(tensor))
+    return _root_type(tensor.__class__)
 
 
 @functools.cache

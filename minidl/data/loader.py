@@ -113,7 +113,8 @@ def _start_process(fetcher: _Fetcher) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends this one
 
 
-def _fetch_in_process(*job):
+def _fetch_in_process(*job: Any) -> Any:
+    assert _process_fetcher is not None
     try:
         return _process_fetcher(*job)
     except Exception as error:

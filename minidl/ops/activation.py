@@ -43,7 +43,7 @@ def _gradient_of(prim: Primitive) -> Callable[[Callable[..., Any]], Primitive]:
             recorded = isinstance(values[0], Traced) and _recording()
             return (formula if recorded else fused)(*values[:count], **params)
 
-        rule.__signature__ = inspect.signature(formula)  # its parameter names say what is kept
+        rule.__signature__ = inspect.signature(formula)  # type: ignore[attr-defined]  # its parameter names say what is kept
         prim.defvjp(**{prim.inputs[0]: rule})
         return fused
 

@@ -25,11 +25,11 @@ def einsum(subscripts: Any, *operands: Any) -> Any:
     """
     if not isinstance(subscripts, str):
         subscripts, operands = _from_lists((subscripts, *operands))
-    operands = [x if hasattr(x, "shape") else np.asarray(x) for x in operands]
-    terms, out = _parse(subscripts, operands)
+    arrays: list[Any] = [x if hasattr(x, "shape") else np.asarray(x) for x in operands]
+    terms, out = _parse(subscripts, arrays)
     for i, term in enumerate(terms):
-        operands[i], terms[i] = _take_diagonals(operands[i], term)
-    return _einsum(*operands, subscripts=f"{','.join(terms)}->{out}")
+        arrays[i], terms[i] = _take_diagonals(arrays[i], term)
+    return _einsum(*arrays, subscripts=f"{','.join(terms)}->{out}")
 
 
 def _from_lists(args: tuple) -> tuple[str, tuple]:

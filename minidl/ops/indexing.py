@@ -30,7 +30,8 @@ class Slot:
 def split_index(index: Any) -> tuple[tuple, list]:
     """An index as (template with :class:`Slot` in place of arrays, the arrays)."""
     parts = index if isinstance(index, tuple) else (index,)
-    template, arrays = [], []
+    template: list[Any] = []
+    arrays: list[Any] = []
     for part in parts:
         if isinstance(part, (list, range)):
             part = np.asarray(part)

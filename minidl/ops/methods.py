@@ -116,7 +116,7 @@ class Methods(Traced):
     __mod__, __rmod__ = _left(ops.remainder), _right(ops.remainder)
     __pow__, __rpow__ = _left(ops.pow), _right(ops.pow)
     __matmul__, __rmatmul__ = _left(ops.matmul), _right(ops.matmul)
-    __eq__, __ne__ = _left(ops.equal), _left(ops.not_equal)  # type: ignore[assignment]
+    __eq__, __ne__ = _left(ops.equal), _left(ops.not_equal)
     __lt__, __le__ = _left(ops.less), _left(ops.less_equal)
     __gt__, __ge__ = _left(ops.greater), _left(ops.greater_equal)
     __and__ = __rand__ = _left(ops.logical_and)
@@ -129,7 +129,7 @@ class Methods(Traced):
     def __getitem__(self, index: Any) -> Tensor:
         return ops.getitem(self, index)
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self: Any, index: Any, value: Any) -> None:
         here = current()
         recorded = here.recording and (self.requires_grad or getattr(value, "requires_grad", False))
         if not recorded and type(self.data) is np.ndarray and here.tracer is None:
@@ -142,19 +142,19 @@ class Methods(Traced):
 
     assign_ = copy_ = views.assign_
 
-    def zero_(self) -> Tensor:
+    def zero_(self: Any) -> Tensor:
         """Fill with zeros, in place and unrecorded."""
         return self.assign_(0)
 
-    def fill_(self, value: float) -> Tensor:
+    def fill_(self: Any, value: float) -> Tensor:
         """Fill with ``value``, in place and unrecorded."""
         return self.assign_(value)
 
-    def add_(self, other: Any, alpha: float = 1) -> Tensor:
+    def add_(self: Any, other: Any, alpha: float = 1) -> Tensor:
         """Add ``alpha * other`` in place."""
         return views.become(self, ops.add(self, other if alpha == 1 else ops.mul(other, alpha)), "add_")
 
-    def mul_(self, other: Any) -> Tensor:
+    def mul_(self: Any, other: Any) -> Tensor:
         """Multiply by ``other`` in place."""
         return views.become(self, ops.mul(self, other), "mul_")
 
@@ -166,7 +166,7 @@ class Methods(Traced):
 
     copy = clone
 
-    def astype(self, dtype: Any) -> Tensor:
+    def astype(self: Any, dtype: Any) -> Tensor:
         """Convert to ``dtype``; gradients are converted back."""
         return self if self.dtype == np.dtype(dtype) else ops.astype(self, dtype=np.dtype(dtype))
 
@@ -194,7 +194,7 @@ class Methods(Traced):
         """Convert to bool."""
         return self.astype(np.bool_)
 
-    def to(self, target: Any) -> Tensor:
+    def to(self: Any, target: Any) -> Tensor:
         """Convert to a dtype, or move to the backend of that name (unrecorded)."""
         if isinstance(target, str):
             from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)

@@ -87,7 +87,7 @@ class HasOptions:
             delattr(cls, name)  # the values are those of the parameter groups
         cls.options = {**cls.options, **declared}
         if declared and "__init__" not in vars(cls):
-            cls.__init__ = _constructor(cls)  # type: ignore[assignment]
+            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
 
 
 def _constructor(cls: type[HasOptions]) -> Callable[..., None]:

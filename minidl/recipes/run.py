@@ -39,12 +39,26 @@ class Logged(Silent):
     """A display whose lines also go to a file."""
 
     def __init__(self, display: Silent, path: Path) -> None:
+        self.display = display
         self.path = path
-        self.start, self.stop, self.end = display.start, display.stop, display.end
-        self.begin, self.advance, self.shown = display.begin, display.advance, display.message
 
-    def message(self, text):
-        self.shown(text)
+    def start(self) -> None:
+        self.display.start()
+
+    def stop(self) -> None:
+        self.display.stop()
+
+    def begin(self, title: str, total: int | None, done: int = 0) -> None:
+        self.display.begin(title, total, done)
+
+    def advance(self, row: dict[str, Any]) -> None:
+        self.display.advance(row)
+
+    def end(self) -> None:
+        self.display.end()
+
+    def message(self, text: str) -> None:
+        self.display.message(text)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 

@@ -87,8 +87,8 @@ def gradgradcheck(f: Callable[..., Any], *arrays: Any, wrt: Sequence[int] | None
     rng = np.random.default_rng(1)
     weights: list[Tensor] = []
 
-    def gradient(*xs: Any) -> tuple:
-        xs = list(xs)
+    def gradient(*given: Any) -> tuple:
+        xs = list(given)
         for i in wrt:
             if not xs[i].requires_grad:
                 xs[i] = Tensor(xs[i].data, requires_grad=True)

@@ -44,13 +44,14 @@ def conformance_tests(
         loaded = load(backend)
     except BackendError as error:
         return skipped(str(error))
-    chosen = [
-        pytest.param(k, id=f"{name}:{k.label}")
+    kernels = [
+        k
         for name in sorted(loaded.kernels)
         for k in loaded.kernels[name]
         if (primitives is None or name in primitives) and is_defined_in(k, module)
     ]
-    absent = sorted(set(primitives or ()) - {p.values[0].primitive for p in chosen})
+    chosen = [pytest.param(k, id=f"{k.primitive}:{k.label}") for k in kernels]
+    absent = sorted(set(primitives or ()) - {k.primitive for k in kernels})
 
     @pytest.mark.parametrize("kernel", chosen or [pytest.param(None, id="none")])
     def test(kernel: Any) -> None:

@@ -38,7 +38,7 @@ def save(path: str | Path, case: Case, **facts: Any) -> Path:
         indent=1,
     )
     with atomic_write(path) as file:
-        np.savez(file, case=np.frombuffer(text.encode(), np.uint8), **arrays)
+        np.savez(file, case=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
     return Path(path)
 
 

@@ -73,8 +73,11 @@ class RandomCrop(Transform):
         check_batch(images, "RandomCrop")
         (h, w), p = self.size, self.padding
         if p:
-            options = {"constant_values": self.fill} if self.padding_mode == "constant" else {}
-            images = np.pad(images, [(0, 0), (0, 0), (p, p), (p, p)], self.padding_mode, **options)
+            widths = [(0, 0), (0, 0), (p, p), (p, p)]
+            if self.padding_mode == "constant":
+                images = np.pad(images, widths, constant_values=self.fill)
+            else:
+                images = np.pad(images, widths, "reflect")
         rows, columns = images.shape[2] - h + 1, images.shape[3] - w + 1
         if rows < 1 or columns < 1:
             raise ValueError(f"RandomCrop: cannot cut {self.size} from padded images of {images.shape[2:]}")

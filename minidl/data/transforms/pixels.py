@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class ColorJitter(Transform):
                 low = max(0.0, 1 - strength)
                 factor = np.float32(low) + u[:, i] * np.float32(1 + strength - low)
                 if i == 0:
-                    base = np.float32(0)
+                    base: Any = np.float32(0)
                 elif i == 1:
                     base = _grey(x).mean(axis=(1, 2, 3), keepdims=True)
                 else:

@@ -63,7 +63,7 @@ def plot(results: Sequence[Result], path: Path, roofs: Sequence[Roofline], warm:
     for b, backend in enumerate(backends):
         own = [r for r in done if r.backend == backend]
         at = [labels.index(r.case) + (b - (len(backends) - 1) / 2) * width for r in own]
-        left.bar(at, [1e3 * r.seconds for r in own], width, label=backend, color=f"C{b}")
+        left.bar(at, [1e3 * (r.seconds or 0.0) for r in own], width, label=backend, color=f"C{b}")
         points = [r for r in own if r.flops]
         right.loglog([r.flops / r.bytes for r in points], [r.gflops for r in points], "o", color=f"C{b}", label=backend)
     for i, label in enumerate(labels):

@@ -180,7 +180,7 @@ def check_threads(candidate: Candidate, trial: Trial) -> None:
     """Calls at once, each with inputs of its own, give what calls one by one give (to rounding: a library may split a
     contraction otherwise when it is busy)."""
     params = trial.case.params
-    cases = [trial.case.changed(lambda a, t=t: a * a.dtype.type(1 - 0.1 * t)) for t in range(_THREADS)]
+    cases = [trial.case.changed(_times(1 - 0.1 * t)) for t in range(_THREADS)]
     expected = [expected_of(c, formula(c)) for c in cases]
     placed = [[candidate.place(c) for _ in range(_ROUNDS)] for c in cases]
 
@@ -221,10 +221,14 @@ CHECKS: tuple[Check, ...] = (
 RARE_CHECKS: tuple[Check, ...] = (check_threads,)
 
 
+def _times(factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda a: a * a.dtype.type(factor)
+
+
 def _check_kinds(candidate: Candidate, outs: tuple, own: list[np.ndarray]) -> None:
     if len(outs) != len(own):
         raise Mismatch(f"got {len(outs)}, expected {len(own)}")
-    array_type = candidate.backend.array_type
+    array_type: Any = candidate.backend.array_type
     for k, (o, r) in enumerate(zip(outs, own)):
         if not isinstance(o, (array_type, np.generic)):
             raise Mismatch(f"output {k} is a {type(o).__name__}, expected {array_type.__name__}")
@@ -242,6 +246,6 @@ def _share_memory(a: Any, b: Any) -> bool:
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
         return False
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stub knows -1 and 0 only
     except np.exceptions.TooHardError:
         return np.may_share_memory(a, b)

@@ -94,10 +94,10 @@ def _convolutions(n: int) -> Iterator[dict]:
         (4, 1, 3, 2, 1, 0, 1, 1),
         (6, 3, 2, 2, 3, 2, 1, 1),
     ):
-        size = tuple(size + i for i in range(n)) if n < 3 else (size,) * 3
-        out = tuple((s + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+        sizes = tuple(size + i for i in range(n)) if n < 3 else (size,) * 3
+        out = tuple((s + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for s in sizes)
         yield {
-            "x": (2 if n < 3 else 1, c, *size),
+            "x": (2 if n < 3 else 1, c, *sizes),
             "weight": (o, c // groups, *(kernel,) * n),
             "out": (2 if n < 3 else 1, o, *out),
             "params": {
@@ -450,7 +450,7 @@ def _update(states: str, *parameter_sets: dict, with_step: bool = True, optional
                         if step == 5 and len(shape) == 2:
                             arrays = [strided(arrays[0]), transposed(arrays[1]), *arrays[2:]]
                         required = len(arrays) - optional
-                        args = [*arrays[:required], 0.05, *([] if step is None else [step])]
+                        args: list[Any] = [*arrays[:required], 0.05, *([] if step is None else [step])]
                         args += [a if i < given else None for i, a in enumerate(arrays[required:])]
                         yield tuple(args), dict(params)
 

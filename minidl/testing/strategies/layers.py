@@ -153,14 +153,14 @@ def _recurrent(gates: int, states: int, projected: bool = False, extra: dict | N
         if draw(st().booleans()):
             lengths = tuple(sorted((draw_dim(draw, 1, steps) for _ in range(n)), reverse=True))
         out = h
-        w_hr = []
+        w_hr: list[Floats | None] = []
         if projected:
             w_hr = [None]
             if draw(st().integers(0, 3)) == 3:
                 out = draw(st().integers(1, h))
                 w_hr = [Floats((out, h), scale=0.5)]
         bias = draw(st().booleans())
-        args = [Floats((steps, n, i)), Floats((n, out)), *[Floats((n, h))] * (states - 1)]
+        args: list[Floats | None] = [Floats((steps, n, i)), Floats((n, out)), *[Floats((n, h))] * (states - 1)]
         args += [Floats((gates * h, i), scale=0.5), Floats((gates * h, out), scale=0.5)]
         args += [Floats((gates * h,))] * 2 if bias else [None, None]
         params = {"reverse": draw(st().booleans()), "lengths": lengths}
@@ -199,7 +199,7 @@ def _attention(draw: Callable) -> tuple[list, dict]:
 def _update(states: int, with_step: bool = True, optional: int = 0, **choices: list) -> Strategy:
     def update(draw: Callable) -> tuple[list, dict]:
         shape = draw_shape(draw, 0, 2)
-        arrays = [Floats(shape), Floats(shape), *[Floats(shape, 0.01, 1.0)] * states]
+        arrays: list[Any] = [Floats(shape), Floats(shape), *[Floats(shape, 0.01, 1.0)] * states]
         arrays += [0.05, *([draw(st().sampled_from([1, 2, 100]))] if with_step else [])]
         given = draw(st().integers(0, optional))
         arrays += [Floats(shape, 0.01, 1.0)] * given + [None] * (optional - given)
@@ -209,7 +209,7 @@ def _update(states: int, with_step: bool = True, optional: int = 0, **choices: l
     return update
 
 
-_DECAY = {"weight_decay": [0.0, 0.1], "maximize": [False, True]}
+_DECAY: dict[str, Any] = {"weight_decay": [0.0, 0.1], "maximize": [False, True]}
 strategy("sgd_update")(_update(0, optional=1, momentum=[0.0, 0.9], nesterov=[False, True], **_DECAY))
 strategy("adam_update")(_update(2, optional=1, decoupled=[False, True], **_DECAY))
 strategy("rmsprop_update")(_update(1, False, optional=2, **_DECAY))

@@ -26,7 +26,7 @@ class Floats:
 
     shape: tuple[int, ...]
     low: float | None = None
-    high: float | None = None
+    high: float = 1.0
     scale: float = 1.0
 
     def make(self, rng: np.random.Generator, dtype: np.dtype) -> np.ndarray:

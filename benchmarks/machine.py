@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def commit() -> str | None:
+    """The commit that is checked out here, with a ``+`` if files were changed since; None outside of git."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def facts(threads: int | None = None) -> dict[str, Any]:
-    """Processor, cores, threads, versions, date."""
+    """Commit, time, processor, cores, threads, versions."""
     from benchmarks.worker import available_cores
 
     versions = {}
@@ -32,13 +46,14 @@ def facts(threads: int | None = None) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "processor": processor(),
         "cores": len(available_cores()),
         "threads": threads,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": versions,
-        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -47,4 +62,4 @@ def sentence(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = f", {machine['threads']} thread{'s' * (machine['threads'] != 1)}" if machine["threads"] else ""
     cores = f"{machine['cores']} core{'s' * (machine['cores'] != 1)}"
-    return f"{machine['processor']}, {cores}{threads}; Python {machine['python']}, {versions}; {machine['date']}"
+    return f"{machine['processor']}, {cores}{threads}; Python {machine['python']}, {versions}; {machine['date'][:10]}"

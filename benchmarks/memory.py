@@ -92,34 +92,37 @@ def _measure_one(implementation: str, workload: str, data: models.Arrays, thread
 def measure(
     workloads: Sequence[str], implementations: Sequence[str] = IMPLEMENTATIONS, threads: int = 1, say: Any = print
 ) -> dict[str, Any]:
-    """``{"workloads": {workload: {implementation: result}}}``; a result has "increase", "later" and "process" in bytes,
-    or "problem"."""
+    """``{"workloads": {workload: {implementation: result}}}``; a result has "increase", "later" and "process" in bytes
+    and the increase's "ratio" to the first implementation's, or "problem"."""
     found: dict[str, dict[str, Any]] = {}
     for w in workloads:
         data = models.arrays(w)
         found[w] = {}
         for name in implementations:
             say(f"{w}: {name} …")
-            found[w][name] = _measure_one(name, w, data, threads)
+            result = found[w][name] = _measure_one(name, w, data, threads)
+            base = found[w][implementations[0]].get("increase", 0)
+            if base > 0 and "increase" in result:
+                result["ratio"] = result["increase"] / base
     return {"machine": machine.facts(threads), "workloads": found}
 
 
-def _cell(result: dict[str, Any], base: dict[str, Any]) -> str:
+def _cell(result: dict[str, Any]) -> str:
     if "problem" in result:
         return "–"
-    ratio = f", {result['increase'] / base['increase']:.2f}" if base.get("increase", 0) > 0 else ""
+    ratio = f", {result['ratio']:.2f}" if "ratio" in result else ""
     later, process = result["later"] / 2**20, result["process"] / 2**20
     return f"{result['increase'] / 2**20:.1f} MiB{ratio} (later steps {later:.1f}, process {process:.0f})"
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row an implementation, one column a model: the increase, and its ratio to PyTorch's."""
+    """One row per implementation, one column per model: the increase, and its ratio to PyTorch's."""
     workloads = report["workloads"]
     names = list(dict.fromkeys(n for results in workloads.values() for n in results))
     lines = ["| | " + " | ".join(models.WORKLOADS[w].title for w in workloads) + " |"]
     lines.append("|---" * (len(workloads) + 1) + "|")
     for n in names:
-        cells = [_cell(results[n], results.get("torch", {})) for results in workloads.values()]
+        cells = [_cell(results[n]) for results in workloads.values()]
         lines.append(f"| {models.IMPLEMENTATIONS[n][0]} | " + " | ".join(cells) + " |")
     problems = [
         f"- {models.IMPLEMENTATIONS[n][0]}: {r['problem']} ({w})"

@@ -2,7 +2,7 @@
 
     pytest benchmarks/test_primitives.py --benchmark-columns=median,iqr,rounds --benchmark-sort=median
 
-One table an operation. Every result is compared with PyTorch's before it is timed. ``OMP_NUM_THREADS`` and
+One table per operation. Every result is compared with PyTorch's before it is timed. ``OMP_NUM_THREADS`` and
 ``NUMBA_NUM_THREADS`` set the number of threads, by default all cores.
 """
 

@@ -101,7 +101,7 @@ def _cell(result: dict[str, Any] | None) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row an implementation, one column a model; then why what is missing is missing."""
+    """One row per implementation, one column per model; then why what is missing is missing."""
     workloads = report["workloads"]
     names = [n for n in IMPLEMENTATIONS if any(n in results for results in workloads.values())]
     lines = ["| | " + " | ".join(WORKLOADS[w].title for w in workloads) + " |", "|---" * (len(workloads) + 1) + "|"]

@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import import_time, machine, memory, models, overhead, readme_table, training_steps, worker  # noqa: E402
+from benchmarks import (  # noqa: E402
+    history,
+    import_time,
+    machine,
+    memory,
+    models,
+    operations,
+    overhead,
+    report,
+    training_steps,
+    worker,
+)
 
 # autograd.numpy, since the folder tests/autograd passes for a package named autograd
 LIBRARY = {"torch": "torch", "minidl-numba": "numba", "minidl-jit": "numba", "jax": "jax", "autograd": "autograd.numpy"}
@@ -153,11 +164,15 @@ def test_import_time():
 
 
 def test_machine():
-    text = machine.sentence(machine.facts(2))
-    assert "2 threads" in text and f"numpy {np.__version__}" in text
+    facts = machine.facts(2)
+    text = machine.sentence(facts)
+    assert "2 threads" in text and f"numpy {np.__version__}" in text and facts["date"][:10] in text
+    assert facts["commit"] is None or len(facts["commit"].rstrip("+")) == 40
 
 
-def test_readme_is_rewritten_between_the_marks(tmp_path, monkeypatch):
+@pytest.fixture
+def repository(tmp_path):
+    """A README with the marks and a finished run; the options that make the report stay in there."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps({"backend": "numba"}))
@@ -166,27 +181,77 @@ def test_readme_is_rewritten_between_the_marks(tmp_path, monkeypatch):
         "note": "", "epochs": 8, "training_seconds": 99.6,
     }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
-    readme = tmp_path / "README.md"
     marks = [f"<!-- {name}:{side} -->" for name in ("recipes", "benchmarks") for side in ("begin", "end")]
-    readme.write_text("# a\n" + "\nold\n".join(marks) + "\n")
-    options = ["--readme", str(readme), "--results", str(tmp_path), "--parts", "import", "--runs", str(run)]
+    (tmp_path / "README.md").write_text("# a\n" + "\nold\n".join(marks) + "\n")
+    options = ["--readme", "README.md", "--results", "RESULTS.md", "--history", "history", "--runs", "run"]
+    return [str(tmp_path / o) if o[0] != "-" else o for o in options]
+
+
+def fake_steps(ratio):
+    result = {"ms": [1.0, 2.0, 3.0], "turns": [0.002], "losses": [1.0], "ratio": [0.1, ratio, 9.0]}
+    return lambda arguments, say: {
+        "machine": machine.facts(arguments.threads),
+        "rounds": 3,
+        "workloads": {w: {"torch": {**result, "ratio": [1, 1, 1]}, "minidl-jit": result} for w in arguments.models},
+    }
+
+
+def test_report(repository, tmp_path, monkeypatch):
     seconds = {"minidl": [0.1] * 3, "numpy": [0.05] * 3}
-    report = {"machine": machine.facts(), "seconds": seconds, "ratios": {"numpy": [2.0] * 3}}
-    monkeypatch.setattr(import_time, "measure", lambda rounds: report)
-    readme_table.main(options)
-    text = readme.read_text()
-    row = "| `gpt-shakespeare` | val loss 1.700 | ≤ 1.880 (nanoGPT) | numba | 100 s | 8 epochs. |"
-    assert row in text and text.count("old") == 1 and "| numpy | 0.050 | 2.00" in text
-    readme_table.main([*options, "--reuse"])
-    assert readme.read_text() == text
+    imports = {"machine": machine.facts(), "seconds": seconds, "ratios": {"numpy": [2.0] * 3}}
+    monkeypatch.setattr(import_time, "measure", lambda rounds: imports)
+    options = [*repository, "--threads", "1", "2"]
+    for ratio, parts, models_ in [(0.75, ["steps", "import"], ["mlp", "gpt"]), (0.5, ["steps"], ["mlp"])]:
+        monkeypatch.setattr(training_steps, "run", fake_steps(ratio))
+        report.main([*options, "--parts", *parts, "--models", *models_])
+
+    readme, results = (tmp_path / "README.md").read_text(), (tmp_path / "RESULTS.md").read_text()
+    assert "| `gpt-shakespeare` | val loss 1.700 | ≤ 1.880 (nanoGPT) | numba | 100 s | 8 epochs. |" in readme
+    assert "| minidl numba, jit | 0.50, 0.50 | 0.75, 0.75 |" in readme and readme.count("old") == 1
+    # the newest figures of each model, whenever they were measured; what was measured once has no changes to show
+    assert results.count("| minidl numba, jit | 2 ms, 0.50 (0.10–9.00) | 2 ms, 0.75 (0.10–9.00) |") == 2
+    assert "| numpy | 0.050 | 2.00" in results
+    changes = results[results.index("changed") :]
+    assert changes.count("| MLP") == 4 and "GPT" not in changes and "| – | – | 0.75 |" in changes
+    assert {len(history.read(p, tmp_path / "history")) for p in ("steps", "import")} == {6, 1}
+
+    report.main([*options, "--parts"])
+    assert ((tmp_path / "README.md").read_text(), (tmp_path / "RESULTS.md").read_text()) == (readme, results)
+
+
+def test_a_line_of_the_history_says_what_was_measured(tmp_path):
+    arguments = training_steps.parser().parse_args(["--models", "mlp", "--threads", "2"])
+    history.append("steps", report.entries("steps", fake_steps(0.123456)(arguments, None)), tmp_path)
+    (line,) = history.read("steps", tmp_path)
+    assert line["what"] == "mlp" and line["threads"] == 2 and line["versions"]["numpy"] == np.__version__
+    assert {"commit", "date", "processor", "cores", "python", "rounds"} < set(line)
+    assert line["results"]["minidl-jit"]["ratio"] == [0.1, 0.1235, 9] and "turns" not in line["results"]["minidl-jit"]
+
+
+def test_the_tables_are_those_of_the_history():
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    hint = "write the tables anew: python -m benchmarks.report --parts"
+    assert page == report.results_page(history.FOLDER), hint
+    assert readme == report.replace_section(readme, "benchmarks", report.summary(history.FOLDER)), hint
 
 
 def test_marks_must_be_there():
     with pytest.raises(ValueError, match="recipes:begin"):
-        readme_table.replace_section("# a", "recipes", "")
+        report.replace_section("# a", "recipes", "")
     readme = (ROOT / "README.md").read_text()
     for name in ("recipes", "benchmarks"):
-        assert readme_table.replace_section(readme, name, "x") != readme
+        assert report.replace_section(readme, name, "x") != readme
+
+
+def test_operations():
+    pytest.importorskip("torch", reason="what is compared with")
+    pytest.importorskip("pytest_benchmark", reason="runs them")
+    measured = operations.measure(1, only="relu and (torch or numpy) and forward")
+    (seconds,) = measured["operations"].values()
+    assert set(seconds) == {"torch", "numpy"} and min(seconds.values()) > 0
+    table = operations.markdown(measured)
+    assert f"{1e3 * seconds['numpy']:.3g} ms, {seconds['numpy'] / seconds['torch']:.2f} | – | – |" in table
 
 
 def test_primitive_cases_agree_with_torch():

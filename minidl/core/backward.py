@@ -26,7 +26,7 @@ def _vjp(node: Node, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any
     while node.saved is None and node.recompute is not None:
         node.recompute()
     node.check_saved()
-    if on_tensors and prim.composite is not None and current().recording:
+    if on_tensors and prim.composite and current().recording:
         return _composite_vjp(node, g)
     if prim.joint is not None:
         return _call(node, prim.joint, g, on_tensors, tensor_type)
@@ -79,19 +79,14 @@ def _outputs(node: Node, tensor_type: Any) -> Any:
 
 
 def _composite_vjp(node: Node, g: Any) -> list:
+    """Gradients through the primitives that the formula is written with."""
     # each input gets a node of its own (+a), so that an input given twice, or made from another one, counts once
     inputs = [+node.saved[i] if node.needs >> i & 1 else node.saved[i] for i in range(len(node.edges))]
-    out = node.prim.composite(*inputs, **node.params)
+    out = node.prim.reference(*inputs, **node.params)
     wanted = [a for i, a in enumerate(inputs) if node.needs >> i & 1]
-    outs, gs = (
-        ([out], [g])
-        if not isinstance(out, tuple)
-        else (
-            [o for o, s in zip(out, g) if s is not None and o.requires_grad],
-            [s for o, s in zip(out, g) if s is not None and o.requires_grad],
-        )
-    )
-    found = iter(backward(outs, gs, inputs=wanted, create_graph=True) or ())
+    pairs = zip(out, g) if isinstance(out, tuple) else [(out, g)]
+    depending = [(o, s) for o, s in pairs if isinstance(o, Traced) and o.requires_grad]
+    found = iter(backward([o for o, _ in depending], [s for _, s in depending], inputs=wanted, create_graph=True) or ())
     return [next(found) if node.needs >> i & 1 else None for i in range(len(inputs))]
 
 

@@ -77,6 +77,7 @@ class Primitive:
         reduces: str | None = None,
         linear_in: tuple[str, ...] = (),
         random: bool = False,
+        composite: bool = False,
     ) -> None:
         self.name = name
         self.reference = reference
@@ -89,6 +90,7 @@ class Primitive:
         self.reduces = reduces
         self.linear_in = linear_in
         self.random = random
+        self.composite = composite
         self.__doc__ = reference.__doc__
         self.__name__ = self.name
         self.__module__ = reference.__module__
@@ -101,7 +103,6 @@ class Primitive:
         self.params = list(self.defaults)
         self.rules: dict[int, Rule] = {}
         self.joint: Rule | None = None
-        self.composite: Callable[..., Any] | None = None
         self.plans: dict[Any, tuple[tuple[int, ...], bool, bool]] = {}
 
     def __repr__(self) -> str:
@@ -147,11 +148,6 @@ class Primitive:
     def defvjp_all(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Give one rule that returns the gradients of all inputs (``None`` where not needed). Usable as decorator."""
         self.joint = Rule(self, function)
-        return function
-
-    def defcomposite(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Give the same function in terms of other primitives; gradients of gradients are taken through it."""
-        self.composite = function
         return function
 
     def classify(self, name: str, function: Callable[..., Any]) -> tuple[str, Any]:
@@ -208,6 +204,9 @@ def primitive(function: Callable[..., Any] | None = None, *, name: str | None = 
         Python's and NumPy's scalars are weak: beside an array they take its dtype (or the default dtype of their kind).
     ``differentiable``
         ``False`` for comparisons, argmax and the like.
+    ``composite``
+        the formula is written with other primitives and takes Tensors, too: gradients of gradients are taken through
+        it, and need no rule that can itself be differentiated.
     ``donated``
         inputs that a kernel (never the formula) may overwrite and return: the caller must go on with what is returned.
 

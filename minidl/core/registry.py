@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -90,6 +92,8 @@ class Backend:
     parent: str | None = None
     #: used by ``auto``: the loadable backend with the highest priority is taken
     priority = 0
+    #: a module that registers this backend's kernels when it is imported, which is done when the first is looked for
+    package: str | None = None
 
     def __init__(self) -> None:
         self.kernels: dict[str, list[Kernel]] = {}
@@ -103,6 +107,13 @@ class Backend:
     def to_numpy(self, array: Any) -> np.ndarray:
         """A NumPy array with the values of ``array`` (waits for the device)."""
         return np.asarray(array)
+
+    @functools.cached_property
+    def special(self) -> Any:
+        """The namespace of the special functions (``erf``, ``ndtr``) of ``xp``'s arrays: :mod:`scipy.special`."""
+        import scipy.special  # takes longer to import than all of minidl
+
+        return scipy.special
 
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
@@ -136,11 +147,19 @@ def serving(backend: Backend, name: str) -> tuple[Kernel, ...]:
     """The kernels that may serve the primitive ``name`` on ``backend``, its own before its parent's."""
     found = backend.serving.get(name)
     if found is None:
+        _complete(backend)
         found = tuple(backend.kernels.get(name, ()))
         if backend.parent is not None:
             found += serving(load(backend.parent), name)
         backend.serving[name] = found
     return found
+
+
+def _complete(backend: Backend) -> Backend:
+    """``backend`` with the kernels of its package, if it has one that it has not been asked for before."""
+    if backend.package is not None:
+        importlib.import_module(backend.package)
+    return backend
 
 
 def changed() -> None:
@@ -163,6 +182,7 @@ def register(backend: Backend) -> Backend:
 
 
 process.backend = backends["numpy"] = Backend()
+process.backend.package = "minidl_kernels.numpy"
 process.update()
 
 
@@ -178,7 +198,7 @@ def load(name: str) -> Backend:
     Raises :class:`BackendError` that lists what there is, or says why loading failed.
     """
     if name in backends:
-        return backends[name]
+        return _complete(backends[name])
     if name == "auto":
         return fastest_installed()
     points = _entry_points()
@@ -328,6 +348,7 @@ def kernel(
 
 
 def _add(backend: Backend, k: Kernel) -> None:
+    _complete(backend)  # what a package registers comes before (so: is asked after) what others register
     backend.kernels.setdefault(k.primitive, []).insert(0, k)
     changed()
 

@@ -78,6 +78,7 @@ from minidl.ops.elementwise import (
     log,
     log1p,
     log2,
+    logaddexp,
     logical_and,
     logical_not,
     logical_or,

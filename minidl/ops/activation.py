@@ -19,8 +19,8 @@ import numpy as np
 from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import Primitive, primitive
-from minidl.core.registry import namespace
-from minidl.ops.elementwise import abs, astype, exp, logical_and, minimum, special_namespace, where
+from minidl.core.registry import backend_of, namespace
+from minidl.ops.elementwise import abs, astype, exp, logical_and, minimum, where
 from minidl.ops.reduction import sum
 from minidl.ops.shape import chunk, concat, reshape
 
@@ -139,7 +139,7 @@ def logsigmoid(x):
 @primitive(promote="float", elementwise=True)
 def normal_cdf(x):
     """The standard normal distribution function, (1 + erf(x / sqrt(2))) / 2, accurate in the lower tail too."""
-    return special_namespace(x).ndtr(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
+    return backend_of(x).special.ndtr(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
 
 
 def _normal_pdf(x):
@@ -161,7 +161,7 @@ def gelu(x, *, approximate="none"):
     xp = namespace(x)
     if approximate == "none":
         with np.errstate(invalid="ignore"):
-            return x * special_namespace(x).ndtr(x).astype(x.dtype, copy=False)
+            return x * backend_of(x).special.ndtr(x).astype(x.dtype, copy=False)
     if approximate != "tanh":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     one = x.dtype.type

@@ -5,7 +5,7 @@ Courville, "Deep Learning", 2016, equation 9.6)::
 
     out[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] * x[n, c, p * stride + k * dilation - padding]
 
-where p and k run over positions and kernel offsets in all dimensions. It is computed by im2col (Chellapilla, Puri and
+where p and k run over positions and kernel offsets in all dimensions. The formula is im2col (Chellapilla, Puri and
 Simard, "High performance convolutional neural networks for document processing", 2006): the pixels under every
 position of the kernel are written into the columns of a matrix, and one matrix product does the rest.
 
@@ -15,9 +15,8 @@ input, the gradient for its weight) and each one's gradients are the other two.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,143 +25,73 @@ from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops import reduction
+from minidl.ops.einsum import einsum
+from minidl.ops.indexing import add_at
 from minidl.ops.shape import pad, reshape
 
-# The columns of a few samples at a time are made and used while they are still in the processor's (L2) cache.
-_CACHE_BYTES = 2 << 20
 
-
-def _batches(x: Any, weight: Any, out_size: tuple[int, ...], groups: int) -> Iterator[slice]:
-    """Slices of the batch whose columns fit into the cache, or are as large as the weights that they meet there."""
-    n = x.shape[0]
-    if namespace(x) is np:
-        a_sample = groups * math.prod(weight.shape[1:]) * math.prod(out_size) * x.itemsize
-        step = max(1, max(_CACHE_BYTES, weight.nbytes) // max(a_sample, 1))
-    else:
-        step = max(n, 1)
-    return (slice(i, min(i + step, n)) for i in range(0, max(n, 1), step))
-
-
-def _put(out: Any, some: slice, part: Any, shape: tuple[int, ...]) -> Any:
-    """Put the part of the batch ``some`` into ``out``, an array of ``shape`` that is None before the first part."""
-    xp = namespace(part)
-    if xp.__name__ == "jax.numpy":  # has one part only
-        return part
-    if out is None:
-        out = xp.empty(shape, part.dtype)
-    out[some] = part
-    return out
-
-
-def _zero_pad(x: Any, padding: tuple[int, ...]) -> Any:
-    """``x`` with ``padding`` zeros on both sides of every spatial axis; negative padding cuts off."""
-    if not any(padding):
-        return x
-    return pad.reference(x, widths=((0, 0), (0, 0), *((p, p) for p in padding)))
-
-
-def _windows(
-    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], out_size: tuple[int, ...]
-) -> Iterator[tuple]:
-    """For every kernel offset, the index of the (padded) pixels that it meets as the kernel moves: strided slices."""
-    for offset in itertools.product(*map(range, kernel)):
-        yield (
-            slice(None),
-            slice(None),
-            *(slice(k * d, k * d + (n - 1) * s + 1, s) for k, s, d, n in zip(offset, stride, dilation, out_size)),
-        )
-
-
-def _im2col(x: Any, kernel: tuple, stride: tuple, dilation: tuple, out_size: tuple, groups: int) -> Any:
-    """Columns of the padded ``x``: entry [c, k, n, p] is x[n, c, p * stride + k * dilation].
-
-    The shape is (groups, channels a group * kernel size, batch * positions).
-    """
-    xp = namespace(x)
-    n, c = x.shape[:2]
-    if xp.__name__ == "jax.numpy":  # it has no strides to play with
-        cols = xp.stack([x[w] for w in _windows(kernel, stride, dilation, out_size)])
-        cols = xp.moveaxis(cols, 2, 0)  # (c, k, n, *positions)
-    else:
-        by = x.strides[2:]
-        cols = xp.lib.stride_tricks.as_strided(
-            x,
-            (c, *kernel, n, *out_size),
-            (x.strides[1], *(b * d for b, d in zip(by, dilation)), x.strides[0], *(b * s for b, s in zip(by, stride))),
-        )
-    return cols.reshape(groups, c // groups * math.prod(kernel), n * math.prod(out_size))
-
-
-def _col2im(cols: Any, shape: tuple, kernel: tuple, stride: tuple, dilation: tuple, out_size: tuple) -> Any:
-    """The transpose of im2col: add every column entry to the pixel of the padded image that it was taken from."""
-    xp = namespace(cols)
-    image = xp.zeros(shape, cols.dtype)
-    cols = cols.reshape(shape[1], math.prod(kernel), shape[0], *out_size).swapaxes(0, 2)  # (n, k, c, positions)
-    for k, window in enumerate(_windows(kernel, stride, dilation, out_size)):
-        if xp.__name__ == "jax.numpy":
-            image = image.at[window].add(cols[:, k])
-        else:
-            image[window] += cols[:, k]
-    return image
-
-
-def _rows(g: Any, groups: int) -> Any:
-    """(N, O, *positions) as (groups, O / groups, N * positions), the layout that fits the columns."""
-    return g.swapaxes(0, 1).reshape(groups, g.shape[1] // groups, g.shape[0] * math.prod(g.shape[2:]))
-
-
-def _output_size(size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[int, ...]:
+def output_size(size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[int, ...]:
+    """The number of positions of the kernel along each axis of an image of ``size``."""
     return tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
     )
 
 
+def _patches_at(kernel: tuple, out_size: tuple, stride: tuple, dilation: tuple) -> tuple:
+    """The index with which a padded image (N, C, *size) gives the pixels under the kernel, (N, C, *kernel, *out_size):
+    along each axis, under offset k of the kernel at position p lies pixel p * stride + k * dilation."""
+    dims = len(kernel)
+    at: list[Any] = [slice(None), slice(None)]
+    for axis, (k, o, s, d) in enumerate(zip(kernel, out_size, stride, dilation)):
+        pixel = np.arange(o) * s + np.arange(k)[:, None] * d
+        shape = [1] * (2 * dims)
+        shape[axis], shape[dims + axis] = k, o
+        at.append(pixel.reshape(shape))
+    return tuple(at)
+
+
+def _columns(x, kernel, out_size, stride, padding, dilation, groups):
+    """im2col: the patches of x as (N, groups, C / groups * kernel size, positions)."""
+    around = ((0, 0), (0, 0), *((p, p) for p in padding))
+    patches = namespace(x).pad(x, around)[_patches_at(kernel, out_size, stride, dilation)]
+    return patches.reshape(len(x), groups, x.shape[1] // groups * math.prod(kernel), math.prod(out_size))
+
+
+def _rows(weight, groups):
+    """weight (O, C / groups, *kernel) as (groups, O / groups, C / groups * kernel size)."""
+    return weight.reshape(groups, weight.shape[0] // groups, math.prod(weight.shape[1:]))
+
+
+def _by_group(dout, groups):
+    """dout (N, O, *positions) as (N, groups, O / groups, positions)."""
+    return dout.reshape(len(dout), groups, dout.shape[1] // groups, math.prod(dout.shape[2:]))
+
+
 def _convolve(x, weight, bias, stride, padding, dilation, groups):
     kernel = weight.shape[2:]
-    out_size = _output_size(x.shape[2:], kernel, stride, padding, dilation)
-    x = _zero_pad(x, padding)
-    w = weight.reshape(groups, weight.shape[0] // groups, math.prod(weight.shape[1:]))
-    shape = (x.shape[0], weight.shape[0], *out_size)
-    out = None
-    for some in _batches(x, weight, out_size, groups):
-        y = w @ _im2col(x[some], kernel, stride, dilation, out_size, groups)
-        y = y.reshape(weight.shape[0], some.stop - some.start, *out_size).swapaxes(0, 1)
-        if bias is not None:
-            y += bias.reshape(-1, *(1,) * len(kernel))
-        out = _put(out, some, y, shape)
-    return out
+    out_size = output_size(x.shape[2:], kernel, stride, padding, dilation)
+    columns = _columns(x, kernel, out_size, stride, padding, dilation, groups)
+    out = (_rows(weight, groups) @ columns).reshape(len(x), len(weight), *out_size)
+    return out if bias is None else out + bias.reshape(-1, *(1,) * len(kernel))
 
 
-def _convolve_input_grad(g, weight, input_size, stride, padding, dilation, groups):
-    kernel, out_size = weight.shape[2:], g.shape[2:]
-    channels = weight.shape[1] * groups
-    if groups == 1 and set(stride) == {1} and weight.shape[0] <= channels:
-        # Where kernel position k was added from p to p + k, the gradient comes back from there: a convolution with the
-        # flipped kernel. Gathering is faster than col2im's adding, unless there are many more columns to make.
-        flipped = weight.swapaxes(0, 1)[(..., *(slice(None, None, -1),) * len(kernel))]
-        around = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding))
-        return _convolve(g, flipped, None, stride, around, dilation, 1)
+def _input_grad(dout, weight, input_size, stride, padding, dilation, groups):
+    """col2im, the transpose of im2col: what the columns get is added to the pixels that they were taken from."""
+    kernel, out_size, channels = weight.shape[2:], dout.shape[2:], weight.shape[1] * groups
+    columns = _rows(weight, groups).swapaxes(1, 2) @ _by_group(dout, groups)
     padded = tuple(n + 2 * p for n, p in zip(input_size, padding))
-    inside = (slice(None), slice(None), *(slice(p, p + n) for n, p in zip(input_size, padding)))
-    w = weight.reshape(groups, weight.shape[0] // groups, math.prod(weight.shape[1:])).swapaxes(1, 2)
-    shape = (g.shape[0], channels, *input_size)
-    out = None
-    for some in _batches(g, weight, out_size, groups):
-        cols = w @ _rows(g[some], groups)
-        image = _col2im(cols, (some.stop - some.start, channels, *padded), kernel, stride, dilation, out_size)
-        out = _put(out, some, image[inside], shape)
-    return out
+    image = add_at(
+        columns.reshape(len(dout), channels, *kernel, *out_size),
+        _patches_at(kernel, out_size, stride, dilation),
+        (len(dout), channels, *padded),
+    )
+    return image[(..., *(slice(p, p + n) for n, p in zip(input_size, padding)))]
 
 
-def _convolve_weight_grad(g, x, kernel, stride, padding, dilation, groups):
-    out_size = g.shape[2:]
-    x = _zero_pad(x, padding)
-    shape = (g.shape[1], x.shape[1] // groups, *kernel)
-    total = namespace(g).zeros((groups, shape[0] // groups, math.prod(shape[1:])), g.dtype)
-    for some in _batches(x, total.reshape(shape), out_size, groups):
-        cols = _im2col(x[some], kernel, stride, dilation, out_size, groups)
-        total += _rows(g[some], groups) @ cols.swapaxes(1, 2)
-    return total.reshape(shape)
+def _weight_grad(dout, x, kernel, stride, padding, dilation, groups):
+    columns = _columns(x, kernel, dout.shape[2:], stride, padding, dilation, groups)
+    grad = einsum("ngop,ngkp->gok", _by_group(dout, groups), columns)
+    return grad.reshape(dout.shape[1], x.shape[1] // groups, *kernel)
 
 
 def _declare(n: int) -> tuple[Any, Any, Any]:
@@ -176,12 +105,12 @@ def _declare(n: int) -> tuple[Any, Any, Any]:
     @primitive(name=f"conv{n}d_input_grad", promote="same", linear_in=("dout", "weight"))
     def input_grad(dout, weight, *, input_size, stride, padding, dilation, groups):
         """The gradient of a convolution for its input (N, C, *input_size), from that for its output, ``dout``."""
-        return _convolve_input_grad(dout, weight, input_size, stride, padding, dilation, groups)
+        return _input_grad(dout, weight, input_size, stride, padding, dilation, groups)
 
     @primitive(name=f"conv{n}d_weight_grad", promote="same", linear_in=("dout", "x"))
     def weight_grad(dout, x, *, kernel_size, stride, padding, dilation, groups):
         """The gradient of a convolution for its weight (O, C / groups, *kernel_size), from that for its output."""
-        return _convolve_weight_grad(dout, x, kernel_size, stride, padding, dilation, groups)
+        return _weight_grad(dout, x, kernel_size, stride, padding, dilation, groups)
 
     # With <a, b> the sum of products, <dout, conv(x, w)> = <input_grad(dout, w), x> = <weight_grad(dout, x), w>:
     # whichever of the three is differentiated, for whichever of its inputs, the result is another of the three.
@@ -271,7 +200,7 @@ def _conv(n, x, weight, bias, stride, padding, dilation, groups):
         padding = (0,) * n
     else:
         padding = int_tuple(op, "padding", padding, n, 0)
-    if min(_output_size(x.shape[2:], kernel, stride, padding, dilation)) < 1:
+    if min(output_size(x.shape[2:], kernel, stride, padding, dilation)) < 1:
         raise ValueError(
             f"{op}: a kernel of size {kernel} with dilation {dilation} does not fit into an input of size {size} "
             f"with padding {padding}"

@@ -16,8 +16,8 @@ from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.trace import capturing
-from minidl.ops.elementwise import astype, equal, less, maximum, where
-from minidl.ops.indexing import gather, gather_grad, getitem
+from minidl.ops.elementwise import astype, equal, exp, less, logaddexp, maximum, where, zeros_like
+from minidl.ops.indexing import gather, gather_grad
 from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.reduction import logsumexp, mean, sum
 from minidl.ops.shape import pad, reshape, stack, unsqueeze
@@ -39,39 +39,41 @@ def _ends(target_lengths, length, xp):
     return (place == end) | (place == end - 1)
 
 
-def _moved(a, by, xp):
+def _moved(a, by):
     """``a`` (N, L) moved ``by`` places along l', -inf coming in."""
-    fill = xp.full((a.shape[0], min(abs(by), a.shape[1])), -np.inf, a.dtype)
-    return xp.concatenate([fill, a[:, :-by]] if by > 0 else [a[:, -by:], fill], axis=1)
+    n = a.shape[1]
+    k = min(abs(by), n)
+    if by > 0:
+        return pad(a[:, : n - k], widths=((0, 0), (k, 0)), value=-np.inf)
+    return pad(a[:, k:], widths=((0, 0), (0, k)), value=-np.inf)
 
 
 def _emissions(log_probs, labels, xp):
     """log y_t(l'_s): (T, N, L)."""
-    return xp.take_along_axis(log_probs, xp.broadcast_to(labels, (len(log_probs), *labels.shape)), axis=2)
+    return gather(log_probs, xp.broadcast_to(labels, (len(log_probs), *labels.shape)), axis=2)
 
 
-@primitive(name="ctc_loss")
+@primitive(name="ctc_loss", composite=True)
 def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """-log p(targets) for each of the batch (N,), and log alpha (T, N, L) for the gradient."""
-    xp = namespace(log_probs)
+    targets, input_lengths, target_lengths = (
+        a.data if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
+    )
+    xp = namespace(targets)
     labels, may_skip = _extend(targets, blank, xp)
+    length = labels.shape[1]
     emission = _emissions(log_probs, labels, xp)
-    never = log_probs.dtype.type(-np.inf)
-    alpha = xp.where(xp.arange(labels.shape[1]) < 2, emission[0], never)  # a path starts with a blank or l1
+    alpha = where(xp.arange(length) < 2, emission[0], -np.inf)  # a path starts with a blank or l1
+    # no input at all: certain for an empty target, impossible otherwise
+    last = where(input_lengths[:, None] == 0, where(xp.arange(length) == 0, zeros_like(alpha), -np.inf), alpha)
     alphas = [alpha]
     for t in range(1, len(log_probs)):  # eqs. 6 and 7
-        skipped = xp.where(may_skip, _moved(alpha, 2, xp), never)
-        alpha = xp.logaddexp(xp.logaddexp(alpha, _moved(alpha, 1, xp)), skipped) + emission[t]
+        skipped = where(may_skip, _moved(alpha, 2), -np.inf)
+        alpha = logaddexp(logaddexp(alpha, _moved(alpha, 1)), skipped) + emission[t]
+        last = where(input_lengths[:, None] == t + 1, alpha, last)
         alphas.append(alpha)
-    alphas = xp.stack(alphas)
-    last = alphas[xp.maximum(input_lengths, 1) - 1, xp.arange(len(labels))]
-    final = xp.where(_ends(target_lengths, labels.shape[1], xp), last, never)
-    top = xp.maximum(xp.max(final, axis=1, keepdims=True), log_probs.dtype.type(np.finfo(log_probs.dtype).min))
-    with np.errstate(divide="ignore"):
-        loss = -(xp.log(xp.sum(xp.exp(final - top), axis=1)) + top[:, 0])
-    # no input at all: certain for an empty target, impossible otherwise
-    nothing = xp.where(target_lengths == 0, log_probs.dtype.type(0), -never)
-    return xp.where(input_lengths == 0, nothing, loss), alphas
+    loss = -logsumexp(where(_ends(target_lengths, length, xp), last, -np.inf), axis=1)
+    return loss, stack(alphas)
 
 
 @primitive(differentiable=False, linear_in=("g",))
@@ -80,21 +82,21 @@ def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_len
     xp = namespace(log_probs)
     labels, may_skip = _extend(targets, blank, xp)
     emission = _emissions(log_probs, labels, xp)
-    never = log_probs.dtype.type(-np.inf)
-    ending = xp.where(_ends(target_lengths, labels.shape[1], xp), log_probs.dtype.type(0), never)
+    ending = where(_ends(target_lengths, labels.shape[1], xp), xp.zeros(labels.shape, log_probs.dtype), -np.inf)
     # beta_t(s), without the emission at t: log probability of reading the rest from place s on (eqs. 9 to 11)
-    beta = xp.full(labels.shape, never)
-    betas = []
+    beta = xp.full(labels.shape, -np.inf, log_probs.dtype)
+    betas = [None] * len(log_probs)
     for t in reversed(range(len(log_probs))):
         if t + 1 < len(log_probs):
             flow = beta + emission[t + 1]
-            skipped = _moved(xp.where(may_skip, flow, never), -2, xp)
-            beta = xp.logaddexp(xp.logaddexp(flow, _moved(flow, -1, xp)), skipped)
-        beta = xp.where(input_lengths[:, None] == t + 1, ending, beta)
-        betas.append(beta)
+            skipped = _moved(where(may_skip, flow, -np.inf), -2)
+            beta = logaddexp(logaddexp(flow, _moved(flow, -1)), skipped)
+
+        beta = where(input_lengths[:, None] == t + 1, ending, beta)
+        betas[t] = beta
     with np.errstate(invalid="ignore"):
-        posterior = xp.exp(alphas + xp.stack(betas[::-1]) + loss[:, None])  # eqs. 14 and 15
-        flow = xp.where(g[:, None] == 0, g.dtype.type(0), -g[:, None] * posterior)
+        posterior = exp(alphas + stack(betas) + loss[:, None])  # eqs. 14 and 15
+        flow = where(g[:, None] == 0, 0.0, -g[:, None] * posterior)
     return gather_grad(flow, xp.broadcast_to(labels, flow.shape), axis=2, shape=log_probs.shape)
 
 
@@ -102,30 +104,6 @@ def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_len
 def _ctc_loss_rule(g, needs, log_probs, targets, input_lengths, target_lengths, out, blank):
     grad = ctc_loss_grad(g[0], *out, log_probs, targets, input_lengths, target_lengths, blank=blank)
     return [grad, None, None, None]
-
-
-@_ctc_loss.defcomposite
-def _ctc_loss_composite(log_probs, targets, input_lengths, target_lengths, *, blank=0):
-    targets, input_lengths, target_lengths = (
-        a.data if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
-    )
-    xp = namespace(targets)
-    labels, may_skip = _extend(targets, blank, xp)
-    length = labels.shape[1]
-    index = xp.broadcast_to(labels, (log_probs.shape[0], *labels.shape))
-    emission = gather(log_probs, index, axis=2)
-
-    def moved(a, by):
-        return pad(a, widths=((0, 0), (by, -by)), value=-np.inf)
-
-    alpha = where(xp.arange(length) < 2, getitem(emission, 0), -np.inf)
-    last = where(input_lengths[:, None] == 0, xp.where(xp.arange(length) == 0, 0.0, -np.inf), alpha)
-    for t in range(1, log_probs.shape[0]):
-        ways = [alpha, moved(alpha, 1), where(may_skip, moved(alpha, 2), -np.inf)]
-        alpha = logsumexp(stack(ways), axis=0) + getitem(emission, t)
-        last = where(input_lengths[:, None] == t + 1, alpha, last)
-    loss = -logsumexp(where(_ends(target_lengths, length, xp), last, -np.inf), axis=1)
-    return loss, alpha.detach() if isinstance(alpha, Traced) else alpha
 
 
 def _lengths(name: str, value: Any, count: int, limit: int) -> Any:

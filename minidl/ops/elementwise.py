@@ -5,7 +5,6 @@ Where an input was broadcast, its gradient is the sum over the copies: ``sum_to(
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from minidl.core.dtypes import result_dtype
 from minidl.core.primitive import primitive, quiet
-from minidl.core.registry import namespace, to_numpy
+from minidl.core.registry import backend_of, namespace, to_numpy
 
 
 def sum_to(x, shape):
@@ -31,10 +30,7 @@ def _sum_to(x, *, shape):
 @primitive(view=True, identity="shape", linear_in=("x",))
 def broadcast_to(x, *, shape):
     """``x`` repeated along new and length-one axes to ``shape``. Raises ValueError where it does not broadcast."""
-    xp = namespace(x)
-    if x.shape == tuple(shape):
-        return x.view() if xp is np else x
-    return xp.broadcast_to(x, tuple(shape)).copy() if xp is np else xp.broadcast_to(x, tuple(shape))
+    return namespace(x).broadcast_to(x, tuple(shape))
 
 
 _sum_to.defvjp(x=lambda g, x_shape: broadcast_to(g, shape=x_shape))
@@ -53,7 +49,7 @@ astype.defvjp(x=lambda g, x: astype(g, dtype=x.dtype))
 @primitive(elementwise=True, view=True, identity=True, linear_in=("x",))
 def positive(x):
     """``+x``: the identity, with a node of its own in the graph."""
-    return x.view() if type(x) is np.ndarray else +x
+    return x[...]
 
 
 positive.defvjp(x=lambda g: g)
@@ -71,8 +67,7 @@ copy.defvjp(x=lambda g: g)
 @primitive(elementwise=True, view=True, identity=True, linear_in=("x",))
 def contiguous(x):
     """``x`` in C order; ``x`` itself if it is so already."""
-    xp = namespace(x)
-    return x if xp.__name__ == "jax.numpy" else xp.ascontiguousarray(x).reshape(x.shape)
+    return namespace(x).ascontiguousarray(x).reshape(x.shape)  # which gives () an axis
 
 
 contiguous.defvjp(x=lambda g: g)
@@ -255,6 +250,24 @@ log1p.defvjp(x=lambda g, x: g / (1 + x))
 
 @primitive(promote="float", elementwise=True)
 @quiet
+def logaddexp(x, y):
+    """log(exp(x) + exp(y)), computed so that it does not overflow."""
+    return namespace(x, y).logaddexp(x, y)
+
+
+def _share_of(x, out):
+    """exp(x - out), 0 where all of the sum is: how much of exp(out) is exp(x)."""
+    return exp(x - where(out == -math.inf, 0.0, out))
+
+
+logaddexp.defvjp(
+    x=lambda g, x, out, x_shape: sum_to(g * _share_of(x, out), shape=x_shape),
+    y=lambda g, y, out, y_shape: sum_to(g * _share_of(y, out), shape=y_shape),
+)
+
+
+@primitive(promote="float", elementwise=True)
+@quiet
 def log2(x):
     """Logarithm to base 2."""
     return namespace(x).log2(x)
@@ -319,19 +332,10 @@ def cosh(x):
 cosh.defvjp(x=lambda g, x: g * sinh(x))
 
 
-_SPECIAL = {"numpy": "scipy.special", "cupy": "cupyx.scipy.special", "jax.numpy": "jax.scipy.special"}
-
-
-def special_namespace(x: Any) -> Any:
-    """The module with the special functions for arrays like ``x``: scipy.special or its twin on the device."""
-    # imported here because scipy.special alone takes longer to import than all of minidl
-    return importlib.import_module(_SPECIAL[namespace(x).__name__])
-
-
 @primitive(promote="float", elementwise=True)
 def erf(x):
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return special_namespace(x).erf(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
+    return backend_of(x).special.erf(x).astype(x.dtype, copy=False)  # SciPy makes float64 of half precision
 
 
 erf.defvjp(x=lambda g, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x))

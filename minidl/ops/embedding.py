@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from minidl.core.errors import describe
@@ -42,24 +40,10 @@ def _embedding(index, weight, *, padding_idx=None):
 def embedding_grad(g, index, *, num_embeddings, padding_idx=None):
     """Zeros (V, D) to which each ``g[...]`` (..., D) is added at row ``index[...]``, except row ``padding_idx``."""
     xp = namespace(g, index)
-    dim = g.shape[-1]
-    g = g.reshape(math.prod(index.shape), dim)
-    index = index.reshape(-1)
-    if xp is np and g.dtype.char in "fd":
-        # As a product with the sparse matrix whose column j has a one in row index[j]: a plain C loop over the rows of
-        # g, many times as fast as np.add.at.
-        from scipy import sparse
-
-        ones = np.ones(len(index), g.dtype)
-        shape = (num_embeddings, len(index))
-        out = sparse.csc_array((ones, index, np.arange(len(index) + 1)), shape=shape) @ g
-    elif xp.__name__ == "jax.numpy":
-        out = xp.zeros((num_embeddings, dim), g.dtype).at[index].add(g)
-    else:
-        out = xp.zeros((num_embeddings, dim), g.dtype)
-        xp.add.at(out, index, g)
+    out = xp.zeros((num_embeddings, g.shape[-1]), g.dtype)
+    xp.add.at(out, index, g)
     if padding_idx is not None:
-        out = xp.where(xp.arange(num_embeddings)[:, None] == padding_idx, 0, out)
+        out[padding_idx] = 0
     return out
 
 

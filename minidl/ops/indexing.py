@@ -54,7 +54,8 @@ def _checked(index: Any) -> Any:
     return index
 
 
-def _fill(template: tuple, arrays: tuple) -> tuple:
+def fill(template: tuple, arrays: Any) -> tuple:
+    """The index that :func:`split_index` took apart."""
     return tuple(_checked(arrays[p.position]) if isinstance(p, Slot) else p for p in template)
 
 
@@ -62,7 +63,7 @@ def _fill(template: tuple, arrays: tuple) -> tuple:
 def _getitem(x, *arrays, index):
     """``x[index]``, where each Slot in the template ``index`` stands for one of ``arrays``."""
     try:
-        return x[_fill(index, arrays)] if arrays else x[index]
+        return x[fill(index, arrays)] if arrays else x[index]
     except IndexError as error:
         raise IndexError(f"index: {error} (tensor of shape {tuple(x.shape)})") from None
 
@@ -70,10 +71,8 @@ def _getitem(x, *arrays, index):
 @primitive(name="setitem", promote=None)
 def _setitem(x, value, *arrays, index):
     """A copy of ``x`` in which ``x[index]`` is ``value`` (broadcast)."""
-    if namespace(x).__name__ == "jax.numpy":
-        return x.at[_fill(index, arrays)].set(value)
     out = x.copy()
-    out[_fill(index, arrays)] = value
+    out[fill(index, arrays)] = value
     return out
 
 
@@ -81,17 +80,18 @@ def _setitem(x, value, *arrays, index):
 def _index_add(g, *arrays, index, shape):
     """Zeros of ``shape`` with ``g`` added at ``index``; where an index repeats, its values add up."""
     xp = namespace(g)
-    full = _fill(index, arrays)
-    if xp.__name__ == "jax.numpy":
-        return xp.zeros(shape, g.dtype).at[full].add(g)
     out = xp.zeros(shape, g.dtype)
-    if not arrays:
-        out[full] = g
-    elif xp is np:
-        np.add.at(out, full, g)
-    else:
-        xp.add.at(out, full, g)
+    if arrays:
+        xp.add.at(out, fill(index, arrays), g)
+    else:  # slices and numbers meet no element twice
+        out[index] = g
     return out
+
+
+def add_at(x: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of ``shape`` with ``x`` added at ``index``: the transpose of :func:`getitem`."""
+    template, arrays = split_index(index)
+    return _index_add(x, *arrays, index=template, shape=shape)
 
 
 @_getitem.defvjp_all
@@ -145,7 +145,7 @@ def gather(x, index, *, axis):
     return namespace(x).take_along_axis(x[cut], index, axis=axis)
 
 
-def _along(index, axis: int, xp: Any) -> tuple:
+def along(index, axis: int, xp: Any) -> tuple:
     """The open mesh that makes ``index`` select along ``axis`` only."""
     grid = list(xp.meshgrid(*(xp.arange(n) for n in index.shape), indexing="ij", sparse=True))
     grid[axis % index.ndim] = index
@@ -156,11 +156,8 @@ def _along(index, axis: int, xp: Any) -> tuple:
 def gather_grad(g, index, *, axis, shape):
     """Zeros of ``shape`` with ``g`` added at ``index`` along ``axis``."""
     xp = namespace(g)
-    full = _along(index, axis, xp)
-    if xp.__name__ == "jax.numpy":
-        return xp.zeros(shape, g.dtype).at[full].add(g)
     out = xp.zeros(shape, g.dtype)
-    xp.add.at(out, full, g)
+    xp.add.at(out, along(index, axis, xp), g)
     return out
 
 
@@ -172,7 +169,7 @@ def scatter(x, index, source, axis):
     """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0)."""
     _check_gather("scatter", x, index, axis)
     raw = getattr(index, "data", index) if isinstance(index, Traced) else index
-    return setitem(x, source, _along(raw, axis, namespace(raw)))
+    return setitem(x, source, along(raw, axis, namespace(raw)))
 
 
 @primitive(linear_in=("x",))
@@ -186,11 +183,8 @@ def scatter_add(x, index, *, axis=0, size):
     """Zeros with ``size`` slices along ``axis`` to which slice i of ``x`` is added at ``index[i]`` (1-d)."""
     xp = namespace(x)
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
-    full = (slice(None),) * axis + (index,)
-    if xp.__name__ == "jax.numpy":
-        return xp.zeros(shape, x.dtype).at[full].add(x)
     out = xp.zeros(shape, x.dtype)
-    xp.add.at(out, full, x)
+    xp.add.at(out, (slice(None),) * axis + (index,), x)
     return out
 
 
@@ -210,7 +204,8 @@ scatter_add.defvjp(x=lambda g, index, axis: take(g, index, axis=axis))
 def one_hot(index, *, num_classes, dtype=np.float32):
     """``out[..., k] = 1`` where ``index[...] == k``; dtype float32. Raises ValueError for an index out of range."""
     xp = namespace(index)
-    if xp is np and index.size and (index.min() < 0 or index.max() >= num_classes):
+    # reading an index back from a device to check it would make every step wait
+    if type(index) is np.ndarray and index.size and (index.min() < 0 or index.max() >= num_classes):
         raise ValueError(f"one_hot: indices {index.min()}..{index.max()} do not fit {num_classes} classes")
     return (index[..., None] == xp.arange(num_classes)).astype(dtype)
 

@@ -30,8 +30,8 @@ from minidl.ops.elementwise import (
     where,
 )
 from minidl.ops.indexing import gather, one_hot, take
-from minidl.ops.reduction import mean, sum
-from minidl.ops.shape import reshape, squeeze, unsqueeze
+from minidl.ops.reduction import max, mean, sum
+from minidl.ops.shape import moveaxis, reshape, squeeze, unsqueeze
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -219,7 +219,7 @@ def _check_classes(op: str, x: Any, target: Any, weight: Any, ignore_index: int 
             )
 
 
-def _class_weights(target, weight, ignore_index, dtype):
+def class_weights(target, weight, ignore_index, dtype):
     """(target with ignored entries replaced by 0, the weight of each entry: its class's, 0 where ignored)."""
     valid = not_equal(target, ignore_index)
     safe = where(valid, target, 0)
@@ -232,57 +232,52 @@ def _at_class(x, classes, axis):
     return squeeze(gather(x, unsqueeze(classes, axis), axis=axis), axis=axis)
 
 
-@primitive(name="cross_entropy")
+def _per_class(weight, logits, axis):
+    """The weight of each class, shaped to broadcast against ``logits``; 1 without any."""
+    if weight is None:
+        return 1.0
+    return reshape(astype(weight, dtype=logits.dtype), shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
+
+
+@primitive(name="cross_entropy", composite=True)
 def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
     """The loss, and what its gradient needs: per entry the largest logit and the log of the sum of exponentials above
     it, and the sum of the entries' weights."""
-    xp = namespace(logits, target)
     axis = min(1, logits.ndim - 1)
-    safe, each = _class_weights(target, weight, ignore_index, logits.dtype)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        top = xp.max(logits, axis=axis, keepdims=True)
-        shifted = logits - top
-        logsum = xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
-        picked = xp.take_along_axis(shifted, xp.expand_dims(safe, axis), axis=axis)
-        loss = xp.where(each == 0, logits.dtype.type(0), xp.squeeze(logsum - picked, axis=axis) * each)
-        if label_smoothing:
-            n = logits.shape[axis]
-            of_class = xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)
-            of_class = of_class.reshape((-1,) + (1,) * (logits.ndim - 1 - axis))
-            spread = xp.sum((logsum - shifted) * of_class, axis=axis)
-            spread = xp.where(target == ignore_index, logits.dtype.type(0), spread)
-            loss = (1 - label_smoothing) * loss + (label_smoothing / n) * spread
-        total = xp.sum(each)
-        if reduction == "mean":
-            loss = xp.sum(loss) / total
-        elif reduction == "sum":
-            loss = xp.sum(loss)
-    return loss, top, logsum, total
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    top = max(_constant(logits), axis=axis, keepdims=True)
+    shifted = logits - top
+    logsum = log(sum(exp(shifted), axis=axis, keepdims=True))
+    log_p = shifted - logsum
+    loss = where(equal(each, 0), 0.0, -_at_class(log_p, safe, axis) * each)
+    if label_smoothing:
+        spread = sum(-log_p * _per_class(weight, logits, axis), axis=axis)
+        spread = where(equal(target, ignore_index), 0.0, spread)
+        loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
+    total = sum(each)
+    if reduction != "none":
+        loss = sum(loss) / total if reduction == "mean" else sum(loss)
+    return loss, top, _constant(logsum), total
 
 
 @primitive(differentiable=False, linear_in=("g",))
 def cross_entropy_grad(
     g, logits, target, top, logsum, total, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"
 ):
-    """d loss / d logits = softmax(logits) - one_hot(target), times the entry's weight."""
-    xp = namespace(logits, target)
-    axis, n = min(1, logits.ndim - 1), logits.shape[min(1, logits.ndim - 1)]
-    per_class = (-1,) + (1,) * (logits.ndim - 1 - axis)
-    safe, each = _class_weights(target, weight, ignore_index, logits.dtype)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = logits - top
-        p -= logsum
-        p = xp.exp(p)
-        g = g / total if reduction == "mean" else g
-    hit = xp.arange(n).reshape(per_class) == xp.expand_dims(safe, axis)
-    if not label_smoothing:
-        p -= hit
-        p *= xp.expand_dims(g * each, axis)
-        return p
-    of_class = (xp.ones(n, logits.dtype) if weight is None else weight.astype(logits.dtype)).reshape(per_class)
-    even = xp.expand_dims(target != ignore_index, axis) * ((label_smoothing / n) * of_class)
-    q = (1 - label_smoothing) * xp.expand_dims(each, axis) * hit + even
-    return (p * xp.sum(q, axis=axis, keepdims=True) - q) * (g if g.ndim == 0 else xp.expand_dims(g, axis))
+    """d loss / d logits = softmax(logits) sum(q) - q with q the target distribution: each entry's weight at its class
+    and, with label smoothing, a share of every class's weight."""
+    axis = min(1, logits.ndim - 1)
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    hit = moveaxis(one_hot(safe, num_classes=logits.shape[axis], dtype=logits.dtype), -1, axis)
+    q = hit * unsqueeze(each, axis)
+    if label_smoothing:
+        counted = astype(unsqueeze(not_equal(target, ignore_index), axis), dtype=logits.dtype)
+        share = label_smoothing / logits.shape[axis]
+        q = (1 - label_smoothing) * q + share * _per_class(weight, logits, axis) * counted
+    p = exp(logits - top - logsum)
+    g = g / total if reduction == "mean" else g
+    g = g if g.ndim == 0 else unsqueeze(g, axis)
+    return (p * sum(q, axis=axis, keepdims=True) - q) * g
 
 
 @_cross_entropy.defvjp_all
@@ -293,24 +288,6 @@ def _cross_entropy_grad(g, needs, logits, target, weight, out, label_smoothing, 
         label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
     )  # fmt: skip
     return [grad, None, None]
-
-
-@_cross_entropy.defcomposite
-def _cross_entropy_composite(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
-    axis = min(1, logits.ndim - 1)
-    log_p = log_softmax(logits, axis=axis)
-    loss = nll_loss(log_p, target, weight, ignore_index, "sum" if reduction == "mean" else reduction)
-    if label_smoothing:
-        of_class = 1.0 if weight is None else reshape(weight, shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
-        ignored = unsqueeze(equal(target, ignore_index), axis)
-        spread = sum(where(ignored, 0.0, -log_p * of_class), axis=axis)
-        if reduction != "none":
-            spread = sum(spread)
-        loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
-    if reduction == "mean":
-        loss = loss / sum(_class_weights(target, weight, ignore_index, logits.dtype)[1])
-    still = loss.detach() if isinstance(loss, Traced) else loss
-    return loss, still, still, still
 
 
 def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -377,7 +354,7 @@ def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     """
     _check_reduction("nll_loss", reduction)
     _check_classes("nll_loss", log_p, target, weight, ignore_index)
-    safe, each = _class_weights(target, _constant(weight), ignore_index, log_p.dtype)
+    safe, each = class_weights(target, _constant(weight), ignore_index, log_p.dtype)
     picked = _at_class(log_p, safe, min(1, log_p.ndim - 1))
     loss = where(equal(each, 0), 0.0, -picked * each)
     if reduction == "none":
@@ -394,7 +371,7 @@ def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduct
     _check_reduction("focal_loss", reduction)
     _check_classes("focal_loss", logits, target, weight, ignore_index)
     axis = min(1, logits.ndim - 1)
-    safe, each = _class_weights(target, _constant(weight), ignore_index, logits.dtype)
+    safe, each = class_weights(target, _constant(weight), ignore_index, logits.dtype)
     log_p = _at_class(log_softmax(logits, axis=axis), safe, axis)
     loss = where(equal(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
     if reduction == "none":

@@ -11,7 +11,8 @@ section 3)::
     dx = (dz - mean(dz) - z * mean(dz * z)) / sqrt(var + eps)         dz = weight * dout
     dweight = sum(dout * z)          dbias = sum(dout)
 
-Each operation is one primitive with one backward primitive; second derivatives go through its composite.
+Each operation is one primitive with one backward primitive. Half precision is worked on in float32, whose range sums of
+squares need.
 """
 
 from __future__ import annotations
@@ -23,115 +24,81 @@ import numpy as np
 
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
-from minidl.core.registry import namespace
-from minidl.ops import reduction
-from minidl.ops.elementwise import maximum, rsqrt
+from minidl.ops.elementwise import astype, maximum, rsqrt
 from minidl.ops.linalg import norm
+from minidl.ops.reduction import mean as average
+from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import reshape
 
 
 def _wide(x: Any) -> Any:
     """``x``, in float32 if it is of a half precision: sums of squares would overflow."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
+    return astype(x, dtype=np.dtype(np.float32)) if x.dtype.itemsize < 4 else x
 
 
-def _dot(x: Any, y: Any, axes: tuple[int, ...]) -> Any:
-    """sum(x * y) over ``axes``, kept as axes of length one, without making x * y."""
-    letters = "abcdefgh"[: x.ndim]
-    left = "".join(c for i, c in enumerate(letters) if i not in axes)
-    total = namespace(x).einsum(f"{letters},{letters}->{left}", x, y)
-    return total.reshape(tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+def _like(x: Any, a: Any) -> Any:
+    """``a`` in the dtype of ``x``."""
+    return a if a.dtype == x.dtype else astype(a, dtype=x.dtype)
 
 
 def _standardize(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
     """(z, mean, var) of ``x`` over ``axes``."""
-    n = math.prod(x.shape[a] for a in axes)
-    mean = x.sum(axis=axes, keepdims=True) / x.dtype.type(n)
-    z = x - mean
-    var = _dot(z, z, axes) / x.dtype.type(n)
-    z *= 1 / namespace(x).sqrt(var + x.dtype.type(eps))
-    return z, mean, var
-
-
-def _standardize_grad(dz: Any, z: Any, var: Any, axes: tuple[int, ...], eps: float) -> Any:
-    """The gradient for x. Overwrites ``z``."""
-    n = z.dtype.type(math.prod(z.shape[a] for a in axes))
-    along = _dot(dz, z, axes) / n
-    z *= -along
-    z += dz
-    z -= dz.sum(axis=axes, keepdims=True) / n
-    z *= 1 / namespace(z).sqrt(var + z.dtype.type(eps))
-    return z
-
-
-def _affine(z: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
-    """weight * z + bias, either of which may be None. Overwrites ``z``."""
-    if weight is not None:
-        z *= weight.reshape(shape)
-    if bias is not None:
-        z += bias.reshape(shape)
-    return z
-
-
-def _recorded_standardize(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
-    """:func:`_standardize` in primitives, for the composites."""
-    mean = reduction.mean(x, axis=axes, keepdims=True)
+    mean = average(x, axis=axes, keepdims=True)
     centred = x - mean
-    var = reduction.mean(centred * centred, axis=axes, keepdims=True)
+    var = average(centred * centred, axis=axes, keepdims=True)
     return centred * rsqrt(var + eps), mean, var
 
 
-def _recorded_affine(z: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
+def _standardize_grad(dz: Any, z: Any, var: Any, axes: tuple[int, ...], eps: float) -> Any:
+    """The gradient for x."""
+    along = average(dz * z, axis=axes, keepdims=True)
+    return (dz - average(dz, axis=axes, keepdims=True) - z * along) * rsqrt(var + eps)
+
+
+def _affine(z: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
+    """weight * z + bias, either of which may be None."""
     if weight is not None:
         z = z * reshape(weight, shape=shape)
     return z if bias is None else z + reshape(bias, shape=shape)
 
 
-def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(N, C, pixels) of an (N, C, *size) shape."""
-    return shape[0], shape[1], math.prod(shape[2:])
+def _per_channel(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """For x (N, C, *size): the shape in which (C,) broadcasts against it, and all the other axes."""
+    return (-1, *(1,) * (x.ndim - 2)), (0, *range(2, x.ndim))
 
 
 # Batch normalization: over all pixels of a channel in the batch
 
 
-@primitive(name="batch_norm", promote="float")
+@primitive(name="batch_norm", promote="float", composite=True)
 def _batch_norm(x, weight=None, bias=None, *, eps):
-    """(normalized x, mean, variance) with the statistics of this batch, one a channel."""
-    z, mean, var = _standardize(_wide(x).reshape(_planes(x.shape)), (0, 2), eps)
-    out = _affine(z, weight, bias, (-1, 1)).reshape(x.shape)
-    return out.astype(x.dtype, copy=False), mean.reshape(-1), var.reshape(-1)
+    """(normalized x, mean, variance) with the statistics of this batch, one per channel."""
+    per_channel, axes = _per_channel(x)
+    z, mean, var = _standardize(_wide(x), axes, eps)
+    out = _like(x, _affine(z, weight, bias, per_channel))
+    return out, reshape(mean, shape=(-1,)), reshape(var, shape=(-1,))
 
 
 @primitive(differentiable=False)
 def batch_norm_backward(dout, dmean, dvar, x, weight, mean, var, *, eps):
-    """(dx, dweight, dbias) of batch_norm, from the gradients for its three outputs and its saved statistics."""
-    shape = _planes(x.shape)
-    g = _wide(dout).reshape(shape)
-    xp, n = namespace(g), g.dtype.type(shape[0] * shape[2])
-    rstd = 1 / xp.sqrt(var[:, None] + g.dtype.type(eps))
-    z = _wide(x).reshape(shape) - mean[:, None]
-    z *= rstd
-    dweight, dbias = _dot(g, z, (0, 2))[0], g.sum(axis=(0, 2))[:, None]
-    scale = rstd if weight is None else rstd * weight[:, None]
-    # dx = scale (dout - (dbias + z dweight) / n), and what comes through mean = sum(x) / n, var = sum((x - mean)^2) / n
-    z *= (2 * dvar[:, None] / rstd - scale * dweight) / n
-    z += (dmean[:, None] - scale * dbias) / n
-    z += g * scale
-    return z.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(-1), dbias.reshape(-1)
+    """(dx, dweight, dbias) of batch_norm, from the gradients for its three outputs and its saved statistics.
+
+    Besides what comes through z, there is what comes through mean = sum(x) / n and var = sum((x - mean)^2) / n.
+    """
+    per_channel, axes = _per_channel(x)
+    g, n = _wide(dout), math.prod(x.shape[a] for a in axes)
+    mean, var, dmean, dvar = (reshape(a, shape=per_channel) for a in (mean, var, dmean, dvar))
+    centred = _wide(x) - mean
+    z = centred * rsqrt(var + eps)
+    dz = _affine(g, weight, None, per_channel)
+    dx = _like(x, _standardize_grad(dz, z, var, axes, eps) + (dmean + 2 * dvar * centred) / n)
+    return dx, add_up(g * z, axis=axes), add_up(g, axis=axes)
 
 
 @_batch_norm.defvjp_all
 def _batch_norm_grad(g, needs, x, weight, out, eps):
     dx, dweight, dbias = batch_norm_backward(*g, x, weight, out[1], out[2], eps=eps)
     return [dx, dweight if needs[1] else None, dbias if needs[2] else None]
-
-
-@_batch_norm.defcomposite
-def _batch_norm_composite(x, weight=None, bias=None, *, eps):
-    z, mean, var = _recorded_standardize(x, (0, *range(2, x.ndim)), eps)
-    out = _recorded_affine(z, weight, bias, (-1, *(1,) * (x.ndim - 2)))
-    return out, reshape(mean, shape=(-1,)), reshape(var, shape=(-1,))
 
 
 def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
@@ -143,7 +110,7 @@ def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
     """
     _check_channels("batch_norm", x, weight, bias)
     if x.shape[0] * math.prod(x.shape[2:]) < 2:
-        raise ValueError(f"batch_norm: expected at least 2 values a channel to take statistics of, got {describe(x)}")
+        raise ValueError(f"batch_norm: expected at least 2 values per channel to take statistics of, got {describe(x)}")
     return _batch_norm(x, weight, bias, eps=eps)
 
 
@@ -162,50 +129,40 @@ def _check_channels(op: str, x: Any, weight: Any, bias: Any) -> None:
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and tuple(a.shape) != (x.shape[1],):
             raise ValueError(
-                f"{op}: expected a {name} of shape ({x.shape[1]},), one a channel of {describe(x)}, got {describe(a)}"
+                f"{op}: expected a {name} of shape ({x.shape[1]},), one per channel of {describe(x)}, got {describe(a)}"
             )
 
 
 # Layer normalization: over the last axes of each sample
 
 
-def _rows(x: Any, normalized_shape: tuple[int, ...]) -> Any:
-    """``x`` as a matrix whose rows are to be normalized."""
-    lead = x.shape[: x.ndim - len(normalized_shape)]
-    return _wide(x).reshape(math.prod(lead), math.prod(normalized_shape))
+def _last_axes(x: Any, normalized_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes to normalize over, and those before them."""
+    first = x.ndim - len(normalized_shape)
+    return tuple(range(first, x.ndim)), tuple(range(first))
 
 
-@primitive(name="layer_norm", promote="float")
+@primitive(name="layer_norm", promote="float", composite=True)
 def _layer_norm(x, weight=None, bias=None, *, normalized_shape, eps):
     """``x`` normalized over its last axes, of shape ``normalized_shape``."""
-    z, _, _ = _standardize(_rows(x, normalized_shape), (1,), eps)
-    return _affine(z, weight, bias, (-1,)).reshape(x.shape).astype(x.dtype, copy=False)
+    z, _, _ = _standardize(_wide(x), _last_axes(x, normalized_shape)[0], eps)
+    return _like(x, _affine(z, weight, bias, normalized_shape))
 
 
 @primitive(differentiable=False, linear_in=("dout",))
 def layer_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight, dbias) of layer_norm; the statistics are computed again, which is cheaper than keeping them."""
-    g = _rows(dout, normalized_shape)
-    z, _, var = _standardize(_rows(x, normalized_shape), (1,), eps)
-    dweight, dbias = _dot(g, z, (0,)), g.sum(axis=0)
-    dx = _standardize_grad(g if weight is None else g * weight.reshape(-1), z, var, (1,), eps)
-    return (
-        dx.reshape(x.shape).astype(x.dtype, copy=False),
-        dweight.reshape(normalized_shape),
-        dbias.reshape(normalized_shape),
-    )
+    axes, rows = _last_axes(x, normalized_shape)
+    g = _wide(dout)
+    z, _, var = _standardize(_wide(x), axes, eps)
+    dx = _like(x, _standardize_grad(_affine(g, weight, None, normalized_shape), z, var, axes, eps))
+    return dx, add_up(g * z, axis=rows), add_up(g, axis=rows)
 
 
 @_layer_norm.defvjp_all
 def _layer_norm_grad(g, needs, x, weight, normalized_shape, eps):
     dx, dweight, dbias = layer_norm_backward(g, x, weight, normalized_shape=normalized_shape, eps=eps)
     return [dx, dweight if needs[1] else None, dbias if needs[2] else None]
-
-
-@_layer_norm.defcomposite
-def _layer_norm_composite(x, weight=None, bias=None, *, normalized_shape, eps):
-    z, _, _ = _recorded_standardize(x, tuple(range(x.ndim - len(normalized_shape), x.ndim)), eps)
-    return _recorded_affine(z, weight, bias, normalized_shape)
 
 
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -231,38 +188,33 @@ def _check_rows(op: str, x: Any, normalized_shape: Any, weight: Any, bias: Any) 
 # Group normalization: over the pixels of a group of channels of each sample
 
 
-@primitive(name="group_norm", promote="float")
+def _grouped(x: Any, num_groups: int) -> Any:
+    """x (N, C, *size) as (N, groups, what is in a group)."""
+    return reshape(_wide(x), shape=(x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
+
+
+@primitive(name="group_norm", promote="float", composite=True)
 def _group_norm(x, weight=None, bias=None, *, num_groups, eps):
     """``x`` (N, C, *size) normalized over each of ``num_groups`` groups of channels."""
-    n, c, pixels = _planes(x.shape)
-    z, _, _ = _standardize(_wide(x).reshape(n, num_groups, c // num_groups * pixels), (2,), eps)
-    return _affine(z.reshape(n, c, pixels), weight, bias, (-1, 1)).reshape(x.shape).astype(x.dtype, copy=False)
+    z, _, _ = _standardize(_grouped(x, num_groups), (2,), eps)
+    return _like(x, _affine(reshape(z, shape=x.shape), weight, bias, _per_channel(x)[0]))
 
 
 @primitive(differentiable=False, linear_in=("dout",))
 def group_norm_backward(dout, x, weight, *, num_groups, eps):
     """(dx, dweight, dbias) of group_norm; the statistics are computed again."""
-    n, c, pixels = _planes(x.shape)
-    grouped = (n, num_groups, c // num_groups * pixels)
-    g = _wide(dout).reshape(n, c, pixels)
-    z, _, var = _standardize(_wide(x).reshape(grouped), (2,), eps)
-    dweight, dbias = _dot(g, z.reshape(n, c, pixels), (0, 2)), g.sum(axis=(0, 2))
-    dz = g if weight is None else g * weight[:, None]
-    dx = _standardize_grad(dz.reshape(grouped), z, var, (2,), eps)
-    return dx.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(-1), dbias
+    per_channel, axes = _per_channel(x)
+    g = _wide(dout)
+    z, _, var = _standardize(_grouped(x, num_groups), (2,), eps)
+    dz = _grouped(_affine(g, weight, None, per_channel), num_groups)
+    dx = _like(x, reshape(_standardize_grad(dz, z, var, (2,), eps), shape=x.shape))
+    return dx, add_up(g * reshape(z, shape=x.shape), axis=axes), add_up(g, axis=axes)
 
 
 @_group_norm.defvjp_all
 def _group_norm_grad(g, needs, x, weight, num_groups, eps):
     dx, dweight, dbias = group_norm_backward(g, x, weight, num_groups=num_groups, eps=eps)
     return [dx, dweight if needs[1] else None, dbias if needs[2] else None]
-
-
-@_group_norm.defcomposite
-def _group_norm_composite(x, weight=None, bias=None, *, num_groups, eps):
-    n, c, pixels = _planes(x.shape)
-    z, _, _ = _recorded_standardize(reshape(x, shape=(n, num_groups, c // num_groups * pixels)), (2,), eps)
-    return _recorded_affine(reshape(z, shape=x.shape), weight, bias, (-1, *(1,) * (x.ndim - 2)))
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
@@ -292,43 +244,34 @@ def instance_norm(x, weight=None, bias=None, eps=1e-5):
 # Root-mean-square normalization: like layer normalization, but no mean is subtracted
 
 
-@primitive(name="rms_norm", promote="float")
+@primitive(name="rms_norm", promote="float", composite=True)
 def _rms_norm(x, weight=None, *, normalized_shape, eps):
     """``x`` divided by its root mean square over the last axes, of shape ``normalized_shape``."""
-    rows = _rows(x, normalized_shape)
-    return _affine(rows * _reciprocal_rms(rows, eps), weight, None, (-1,)).reshape(x.shape).astype(x.dtype, copy=False)
+    z, _ = _over_rms(_wide(x), _last_axes(x, normalized_shape)[0], eps)
+    return _like(x, _affine(z, weight, None, normalized_shape))
 
 
-def _reciprocal_rms(rows: Any, eps: float) -> Any:
-    dtype = rows.dtype.type
-    return 1 / namespace(rows).sqrt(_dot(rows, rows, (1,)) / dtype(rows.shape[1]) + dtype(eps))
+def _over_rms(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
+    """(x / rms, 1 / rms)."""
+    r = rsqrt(average(x * x, axis=axes, keepdims=True) + eps)
+    return x * r, r
 
 
 @primitive(differentiable=False, linear_in=("dout",))
 def rms_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight) of rms_norm: with z = x / rms, dx = (dz - z mean(dz z)) / rms."""
-    g, rows = _rows(dout, normalized_shape), _rows(x, normalized_shape)
-    r = _reciprocal_rms(rows, eps)
-    z = rows * r
-    dweight = _dot(g, z, (0,))
-    dz = g if weight is None else g * weight.reshape(-1)
-    z *= _dot(dz, z, (1,)) / -z.dtype.type(z.shape[1])
-    z += dz
-    z *= r
-    return z.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(normalized_shape)
+    axes, rows = _last_axes(x, normalized_shape)
+    g = _wide(dout)
+    z, r = _over_rms(_wide(x), axes, eps)
+    dz = _affine(g, weight, None, normalized_shape)
+    dx = _like(x, (dz - z * average(dz * z, axis=axes, keepdims=True)) * r)
+    return dx, add_up(g * z, axis=rows)
 
 
 @_rms_norm.defvjp_all
 def _rms_norm_grad(g, needs, x, weight, normalized_shape, eps):
     dx, dweight = rms_norm_backward(g, x, weight, normalized_shape=normalized_shape, eps=eps)
     return [dx, dweight if needs[1] else None]
-
-
-@_rms_norm.defcomposite
-def _rms_norm_composite(x, weight=None, *, normalized_shape, eps):
-    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
-    z = x * rsqrt(reduction.mean(x * x, axis=axes, keepdims=True) + eps)
-    return z if weight is None else z * weight
 
 
 def rms_norm(x, normalized_shape, weight=None, eps=None):

@@ -1,15 +1,13 @@
 """Pooling in one, two and three dimensions: the maximum or the mean of each window of an image.
 
 Windows are laid out as for a convolution; output sizes are those of Dumoulin and Visin, "A guide to convolution
-arithmetic for deep learning", 2016, section 3. Instead of looking at one window after the other, all windows are
-worked on at once, one position inside the window at a time: the pixels that are at that position are a strided slice.
+arithmetic for deep learning", 2016, section 3. All is said with two arrays: which pixel of the flattened image lies at
+each place in each window, and whether there is one at all.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,11 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.conv import int_tuple
-from minidl.ops.indexing import gather
+from minidl.ops.indexing import add_at, gather, gather_grad
 from minidl.ops.shape import narrow, reshape, stack
 
 
-def _output_size(op: str, size, kernel, stride, padding, dilation, ceil_mode) -> tuple[int, ...]:
+def output_size(op: str, size, kernel, stride, padding, dilation, ceil_mode) -> tuple[int, ...]:
     """Number of windows along each axis. With ``ceil_mode`` a last window may hang over the end, if it begins inside
     the image or its left padding. Raises ValueError where there would be none."""
     out = []
@@ -41,77 +39,81 @@ def _output_size(op: str, size, kernel, stride, padding, dilation, ceil_mode) ->
     return tuple(out)
 
 
-def _padded(x, kernel, stride, padding, dilation, out_size, value):
-    """``x`` with ``value`` around it as far as windows reach beyond it."""
-    widths = [(0, 0), (0, 0)]
-    for n, k, s, p, d, o in zip(x.shape[2:], kernel, stride, padding, dilation, out_size):
-        widths.append((p, max((o - 1) * s + d * (k - 1) + 1 - n - p, 0)))
-    return namespace(x).pad(x, widths, constant_values=value) if any(w != (0, 0) for w in widths) else x
+def _flat(pixels: list[np.ndarray], size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels along each axis as pixels of the flattened image, for all combinations of places and windows: their
+    numbers (0 outside the image), and whether they are in the image; (places, *windows)."""
+    dims = len(size)
+    flat, inside = np.zeros((1,) * 2 * dims, np.int64), np.ones((1,) * 2 * dims, bool)
+    for axis, (p, n) in enumerate(zip(pixels, size)):
+        shape = [1] * (2 * dims)
+        shape[axis], shape[dims + axis] = p.shape
+        p = p.reshape(shape)
+        flat, inside = flat * n + p, inside & (p >= 0) & (p < n)
+    windows = flat.shape[dims:]
+    return np.where(inside, flat, 0).reshape(-1, *windows), inside.reshape(-1, *windows)
 
 
-def _flat(positions: Sequence[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
-    """Positions along each axis as indices into the flattened image, for all combinations: shape (len, len, ...)."""
-    index = np.zeros((1,) * len(size), np.int64)
-    for axis, (p, n) in enumerate(zip(positions, size)):
-        index = index * n + p.reshape(tuple(-1 if a == axis else 1 for a in range(len(size))))
-    return index
+def window_pixels(
+    size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple, windows: tuple
+) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`_flat` gives for windows of which the next begins ``stride`` pixels after the last."""
+    pixels = [
+        np.arange(o) * s - p + np.arange(k)[:, None] * d
+        for o, k, s, p, d in zip(windows, kernel, stride, padding, dilation)
+    ]
+    return _flat(pixels, size)
 
 
-def _lowest(dtype: np.dtype) -> Any:
+def _at(x: Any, flat: Any) -> Any:
+    """The pixels of x (N, C, *size) at numbers of its flattened image: (N, C, *flat)."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))[:, :, flat]
+
+
+def lowest(dtype: np.dtype) -> Any:
+    """What is not above any number of the dtype."""
     return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
 
 
-def _maximum(windows: Iterator[Any], first: np.ndarray, starts: list[np.ndarray], offsets: list, size: tuple) -> tuple:
-    """The largest of the arrays ``windows`` (one for every position in ``offsets``) and where in the image it was.
+def largest(values: Any, flat: Any, inside: Any) -> tuple[Any, Any]:
+    """(the largest pixel of each window, its number in the flattened image); values (N, C, places, *windows).
 
-    ``first``: the position in the window that is the answer if all are -inf; ``starts``: where each window begins.
-    The first of equal values is taken, and NaN before all else.
+    The first of equal values is taken; the last NaN before all else (PyTorch).
     """
-    which = best = None
-    for k, values in enumerate(windows):
-        values = values.copy()  # contiguous from here on
-        xp = namespace(values)
-        small = np.min_scalar_type(len(offsets)).type
-        if best is None:
-            best, which = values, xp.asarray(np.broadcast_to(first, values.shape).astype(small))
-            continue
-        better = values > best
-        if values.dtype.kind == "f":
-            better |= values != values
-        best = xp.maximum(best, values)
-        which = xp.maximum(which, better * small(k))  # k grows, so this is where(better, k, which)
-    table = np.array([sum(o * math.prod(size[a + 1 :]) for a, o in enumerate(offset)) for offset in offsets])
-    return best, xp.asarray(_flat(starts, size)) + xp.asarray(table)[which]
+    xp = namespace(values)
+    flat, inside = xp.asarray(flat), xp.asarray(inside)
+    values = xp.where(inside, values, xp.asarray(lowest(values.dtype), dtype=values.dtype))
+    best = values.max(axis=2, keepdims=True)
+    first = (inside & (values == best)).argmax(axis=2)
+    nan = values != values
+    which = xp.where(nan.any(axis=2), len(flat) - 1 - nan[:, :, ::-1].argmax(axis=2), first)
+    number = xp.take_along_axis(xp.broadcast_to(flat, values.shape), which[:, :, None], axis=2)
+    return best[:, :, 0], number[:, :, 0]
 
 
-def _max_pool(op, x, kernel, stride, padding, dilation, ceil_mode):
-    size = tuple(x.shape[2:])
-    out_size = _output_size(op, size, kernel, stride, padding, dilation, ceil_mode)
-    x = _padded(x, kernel, stride, padding, dilation, out_size, _lowest(x.dtype))
-    offsets = [tuple(k * d for k, d in zip(at, dilation)) for at in itertools.product(*map(range, kernel))]
-    windows = (x[(..., *(slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(at, out_size, stride)))] for at in offsets)
-    starts = [np.arange(o) * s - p for o, s, p in zip(out_size, stride, padding)]
-    inside = [np.maximum(-(b // d), 0) for b, d in zip(starts, dilation)]  # the first that is not padding
-    if any((b + i * d >= n).any() for b, i, d, n in zip(starts, inside, dilation, size)):
+def check_windows(op: str, meet: bool, size: tuple, kernel: tuple, padding: tuple, dilation: tuple) -> None:
+    """Raise ValueError unless all windows ``meet`` a pixel of the image."""
+    if not meet:
         raise ValueError(
             f"{op}: with padding {padding} and dilation {dilation}, some windows of size {kernel} meet no pixel of the "
             f"image of size {size}"
         )
-    return _maximum(windows, _flat(inside, kernel), starts, offsets, size)
+
+
+def _max_pool(op, x, kernel, stride, padding, dilation, ceil_mode):
+    size = tuple(x.shape[2:])
+    windows = output_size(op, size, kernel, stride, padding, dilation, ceil_mode)
+    flat, inside = window_pixels(size, kernel, stride, padding, dilation, windows)
+    check_windows(op, inside.any(axis=0).all(), size, kernel, padding, dilation)
+    return largest(_at(x, flat), flat, inside)
 
 
 @primitive(linear_in=("dout",))
 def max_pool_grad(dout, indices, *, input_size):
     """The gradient of max pooling for its input (N, C, *input_size): each output's goes to the pixel it came from."""
-    xp = namespace(dout)
-    planes, pixels = math.prod(dout.shape[:2]), math.prod(input_size)
-    at = (indices.reshape(planes, -1 if planes else 0) + xp.arange(planes)[:, None] * pixels).reshape(-1)
-    if xp.__name__ == "jax.numpy":
-        image = xp.zeros(planes * pixels, dout.dtype).at[at].add(dout.reshape(-1))
-    else:
-        image = xp.zeros(planes * pixels, dout.dtype)
-        xp.add.at(image, at, dout.reshape(-1))
-    return image.reshape(*dout.shape[:2], *input_size)
+    n, c = dout.shape[:2]
+    flat = (n, c, math.prod(dout.shape[2:]))
+    image = gather_grad(dout.reshape(flat), indices.reshape(flat), axis=2, shape=(n, c, math.prod(input_size)))
+    return image.reshape(n, c, *input_size)
 
 
 def _pick(g, indices):
@@ -141,35 +143,27 @@ def _declare_max_pool(n: int) -> tuple[Any, Any]:
     return pool, adaptive
 
 
-def _adaptive_bounds(size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
+def adaptive_bounds(size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each of ``out`` windows that together cover an axis begins and ends: PyTorch's rule."""
     i = np.arange(out)
     return i * size // out, -(-(i + 1) * size // out)
 
 
 def _adaptive_max_pool(x, output_size):
-    xp = namespace(x)
     size = tuple(x.shape[2:])
-    bounds = [_adaptive_bounds(n, o) for n, o in zip(size, output_size)]
-    longest = [int((end - begin).max()) for begin, end in bounds]
-    offsets = list(itertools.product(*map(range, longest)))
-
-    def windows() -> Iterator[Any]:
-        for offset in offsets:
-            at = [np.minimum(begin + o, end - 1) for o, (begin, end) in zip(offset, bounds)]
-            inside = np.ones((1,) * len(size), bool)
-            for axis, (o, (begin, end)) in enumerate(zip(offset, bounds)):
-                inside = inside & (begin + o < end).reshape(tuple(-1 if a == axis else 1 for a in range(len(size))))
-            values = x.reshape(*x.shape[:2], math.prod(size))[:, :, xp.asarray(_flat(at, size))]
-            yield xp.where(xp.asarray(inside), values, xp.asarray(_lowest(x.dtype), dtype=x.dtype))
-
-    return _maximum(windows(), np.zeros(output_size, np.int64), [begin for begin, _ in bounds], offsets, size)
+    pixels = []
+    for n, o in zip(size, output_size):
+        begin, end = adaptive_bounds(n, o)
+        pixel = begin + np.arange((end - begin).max())[:, None]
+        pixels.append(np.where(pixel < end, pixel, -1))
+    flat, inside = _flat(pixels, size)
+    return largest(_at(x, flat), flat, inside)
 
 
-def _divisor(size, kernel, stride, padding, out_size, count_include_pad, dtype) -> Any:
+def divisor(size, kernel, stride, padding, windows, count_include_pad, dtype) -> Any:
     """How many pixels each window counts: those in the image and, with ``count_include_pad``, in its padding."""
     counts = []
-    for axis, (n, k, s, p, o) in enumerate(zip(size, kernel, stride, padding, out_size)):
+    for axis, (n, k, s, p, o) in enumerate(zip(size, kernel, stride, padding, windows)):
         begin = np.arange(o) * s - p
         end = np.minimum(begin + k, n + p)
         count = end - begin if count_include_pad else np.minimum(end, n) - np.maximum(begin, 0)
@@ -177,44 +171,22 @@ def _divisor(size, kernel, stride, padding, out_size, count_include_pad, dtype) 
     return math.prod(counts).astype(dtype)
 
 
-def _axis_windows(axis: int, kernel, stride, out_size) -> Iterator[tuple]:
-    """The pixels at each position of the windows along one axis."""
-    for k in range(kernel[axis]):
-        last = k + (out_size[axis] - 1) * stride[axis] + 1
-        yield (slice(None),) * (2 + axis) + (slice(k, last, stride[axis]),)
-
-
 def _avg_pool(op, x, kernel, stride, padding, ceil_mode, count_include_pad):
-    xp = namespace(x)
-    size = tuple(x.shape[2:])
-    one = (1,) * len(size)
-    out_size = _output_size(op, size, kernel, stride, padding, one, ceil_mode)
-    divisor = _divisor(size, kernel, stride, padding, out_size, count_include_pad, x.dtype)
-    x = _padded(x, kernel, stride, padding, one, out_size, 0)
-    for axis in reversed(range(len(size))):  # the sum over a window is the sum of sums along each axis
-        first, *others = _axis_windows(axis, kernel, stride, out_size)
-        total = x[first] + 0
-        for window in others:
-            total += x[window]
-        x = total
-    return x / xp.asarray(divisor)
+    xp, size, one = namespace(x), tuple(x.shape[2:]), (1,) * len(kernel)
+    windows = output_size(op, size, kernel, stride, padding, one, ceil_mode)
+    flat, inside = window_pixels(size, kernel, stride, padding, one, windows)
+    total = (_at(x, flat) * xp.asarray(inside.astype(x.dtype))).sum(axis=2)
+    return total / xp.asarray(divisor(size, kernel, stride, padding, windows, count_include_pad, x.dtype))
 
 
 def _avg_pool_grad(op, dout, size, kernel, stride, padding, ceil_mode, count_include_pad):
-    xp = namespace(dout)
-    one = (1,) * len(size)
-    out_size = _output_size(op, size, kernel, stride, padding, one, ceil_mode)
-    g = dout / xp.asarray(_divisor(size, kernel, stride, padding, out_size, count_include_pad, dout.dtype))
-    for axis, (n, k, s, p, o) in enumerate(zip(size, kernel, stride, padding, out_size)):
-        reach = max(n + 2 * p, (o - 1) * s + k)
-        image = xp.zeros((*g.shape[: 2 + axis], reach, *g.shape[3 + axis :]), g.dtype)
-        for window in _axis_windows(axis, kernel, stride, out_size):
-            if xp.__name__ == "jax.numpy":
-                image = image.at[window].add(g)
-            else:
-                image[window] += g
-        g = image[(slice(None),) * (2 + axis) + (slice(p, p + n),)]
-    return g
+    xp, one = namespace(dout), (1,) * len(size)
+    windows = output_size(op, size, kernel, stride, padding, one, ceil_mode)
+    flat, inside = window_pixels(size, kernel, stride, padding, one, windows)
+    g = dout / xp.asarray(divisor(size, kernel, stride, padding, windows, count_include_pad, dout.dtype))
+    each = xp.where(xp.asarray(inside), g[:, :, None], xp.zeros_like(g)[:, :, None])
+    image = add_at(each, (slice(None), slice(None), flat), (*dout.shape[:2], math.prod(size)))
+    return image.reshape(*dout.shape[:2], *size)
 
 
 def _declare_avg_pool(n: int) -> tuple[Any, Any]:
@@ -308,7 +280,7 @@ def _adaptive_avg(n, x, output_size):
     if all(m % o == 0 for m, o in zip(x.shape[2:], output_size)):
         return _avg(n, x, tuple(m // o for m, o in zip(x.shape[2:], output_size)), None, 0, False, True)
     for axis, o in enumerate(output_size, start=2):
-        bounds = zip(*_adaptive_bounds(x.shape[axis], o))
+        bounds = zip(*adaptive_bounds(x.shape[axis], o))
         means = [reduction.mean(narrow(x, axis, int(b), int(e - b)), axis=axis) for b, e in bounds]
         x = stack(means, axis=axis)
     return x
@@ -322,7 +294,7 @@ def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The maximum of windows of x (N, C, H, W): (N, C, OH, OW).
 
-    Sizes are ints or one int an axis; ``stride`` is by default the kernel size. Padding, of at most half a window,
+    Sizes are ints or one int per axis; ``stride`` is by default the kernel size. Padding, of at most half a window,
     never wins. With ``ceil_mode`` a last window may hang over the end of the image. ``return_indices`` gives also the
     index (int64) of each maximum in its flattened image. NaN counts as larger than all numbers; the gradient goes to
     the first of equal values. Raises ValueError where windows do not fit.
@@ -378,7 +350,7 @@ def adaptive_avg_pool2d(x, output_size):
     """The mean of ``output_size`` windows an axis of x (N, C, H, W): (N, C, *output_size), whatever H and W.
 
     Along an axis of length n, window i of o runs from floor(i n / o) to ceil((i + 1) n / o). ``output_size`` is an int
-    or one int an axis; None keeps an axis as it is.
+    or one int per axis; None keeps an axis as it is.
     """
     return _adaptive_avg(2, x, output_size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.core.primitive import primitive
+from minidl.core.registry import namespace
 from minidl.random import philox
 
 
@@ -29,11 +30,7 @@ def keyed_dropout(x, *, p, key, offset):
         return x * x.dtype.type(0)
     bits = random_bits(key=key, offset=offset, size=x.size).reshape(x.shape)
     kept = (bits >> np.uint32(8)) >= np.uint32(round(p * (1 << 24)))
-    if type(x) is not np.ndarray:
-        from minidl.core.registry import backend_of
-
-        kept = backend_of(x).asarray(kept)
-    return x * kept * x.dtype.type(1 / (1 - p))
+    return x * namespace(x).asarray(kept) * x.dtype.type(1 / (1 - p))
 
 
 keyed_dropout.defvjp(x=lambda g, p, key, offset: keyed_dropout(g, p=p, key=key, offset=offset))

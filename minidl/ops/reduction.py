@@ -214,11 +214,10 @@ def argmin(x, *, axis=None, keepdims=False):
 def argsort(x, *, axis=-1, descending=False):
     """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order, and NaN counts as largest."""
     xp = namespace(x)
-    stable = {"kind": "stable"} if xp is np else {}
     if not descending:
-        return xp.argsort(x, axis=axis, **stable)
+        return xp.argsort(x, axis=axis, kind="stable")
     # backwards twice, not of -x, which does not reverse unsigned integers or NaN
-    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, **stable), axis=axis)
+    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
     return x.shape[axis] - 1 - order
 
 

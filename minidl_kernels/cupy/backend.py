@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -43,6 +44,10 @@ class CupyBackend(Backend):
         on the current stream.
         """
         return cupy.asarray(value, dtype=dtype)
+
+    @functools.cached_property
+    def special(self) -> Any:
+        return importlib.import_module("cupyx.scipy.special")
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The values on the host, once the work that makes them is done."""

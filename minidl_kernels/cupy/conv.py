@@ -13,7 +13,7 @@ from typing import Any
 import cupy
 
 from minidl.backend import kernel
-from minidl.ops.conv import _output_size
+from minidl.ops.conv import output_size
 from minidl_kernels.cupy.launch import FLOATS, MOST, accumulation, contiguous, floats, launch, over_elements
 
 #: bytes of columns at a time (those of one sample may be more)
@@ -29,7 +29,7 @@ class _Geometry:
         self.size, self.kernel = two(x_shape[2:], 1), two(weight_shape[2:], 1)
         self.stride, self.padding, self.dilation = two(stride, 1), two(padding, 0), two(dilation, 1)
         if out_size is None:
-            out_size = _output_size(x_shape[2:], weight_shape[2:], stride, padding, dilation)
+            out_size = output_size(x_shape[2:], weight_shape[2:], stride, padding, dilation)
         self.out_size, self.out = two(out_size, 1), tuple(out_size)
         self.positions = math.prod(self.out_size)
         #: rows of the columns: channels times the kernel's size

@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from minidl.backend import kernel
-from minidl.ops.pooling import _output_size
+from minidl.ops.pooling import output_size
 from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, launch, over_elements
 
 
@@ -30,7 +30,7 @@ def _max(x: Any, *, kernel_size: tuple, stride: tuple, padding: tuple, dilation:
         return False
     for n, k, s, p, d in zip(x.shape[2:], kernel_size, stride, padding, dilation):
         try:
-            (out,) = _output_size("", (n,), (k,), (s,), (p,), (d,), ceil_mode)
+            (out,) = output_size("", (n,), (k,), (s,), (p,), (d,), ceil_mode)
         except ValueError:
             return False
         begin = np.arange(out) * s - p
@@ -48,7 +48,7 @@ def _declare_max(dimensions: int) -> None:
         x: Any, *, kernel_size: tuple, stride: tuple, padding: tuple, dilation: tuple, ceil_mode: bool
     ) -> tuple[Any, Any]:
         x = contiguous(x)
-        out_size = _output_size(name, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+        out_size = output_size(name, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
         shape = (*x.shape[:2], *out_size)
         out, indices = cupy.empty(shape, x.dtype), cupy.empty(shape, np.int64)
         window = _window(x.shape[2:], out_size, kernel_size, stride, padding)
@@ -92,7 +92,7 @@ def _declare_avg(dimensions: int) -> None:
     ) -> Any:
         x = contiguous(x)
         one = (1,) * dimensions
-        out_size = _output_size(name, x.shape[2:], kernel_size, stride, padding, one, ceil_mode)
+        out_size = output_size(name, x.shape[2:], kernel_size, stride, padding, one, ceil_mode)
         out = cupy.empty((*x.shape[:2], *out_size), x.dtype)
         window = _window(x.shape[2:], out_size, kernel_size, stride, padding)
         launch(

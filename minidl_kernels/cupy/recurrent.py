@@ -8,8 +8,25 @@ import cupy
 import numpy as np
 
 from minidl.backend import kernel
-from minidl.ops.recurrent import _active, _input_grad, _order, _previous, _project, _weight_grad
+from minidl.ops.recurrent import active_steps, order, previous_states
 from minidl_kernels.cupy.launch import FLOATS, contiguous, floats, launch, over_elements
+
+
+def _project(x: Any, w: Any, bias: Any) -> Any:
+    """x Wᵀ + bias for all steps as one product: (T, N, I) -> (T, N, G)."""
+    a = cupy.matmul(x.reshape(-1, x.shape[2]), w.T)
+    if bias is not None:
+        a += bias
+    return a.reshape(x.shape[0], x.shape[1], w.shape[0])
+
+
+def _input_grad(dz: Any, w_ih: Any) -> Any:
+    return cupy.matmul(dz.reshape(-1, dz.shape[2]), w_ih).reshape(*dz.shape[:2], w_ih.shape[1])
+
+
+def _weight_grad(dz: Any, inputs: Any) -> Any:
+    """Sum over steps and batch of dz ⊗ inputs, as one matrix product: (T, N, G), (T, N, I) -> (G, I)."""
+    return cupy.matmul(dz.reshape(-1, dz.shape[2]).T, inputs.reshape(-1, inputs.shape[2]))
 
 
 def _ends(lengths: tuple | None) -> Any:
@@ -27,12 +44,12 @@ def lstm(
     reverse: bool = False, lengths: tuple | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     steps, batch, hidden = x.shape[0], *c0.shape
-    gates = contiguous(_project(x, w_ih, None if b_ih is None else b_ih + b_hh, cupy))
+    gates = contiguous(_project(x, w_ih, None if b_ih is None else b_ih + b_hh))
     y, cells = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
     recurrent, weight = cupy.empty((batch, 4 * hidden), x.dtype), w_hh.T
     h, c0 = contiguous(h0, c0)
     ends, before = _ends(lengths), -1
-    for t in _order(steps, reverse):
+    for t in order(steps, reverse):
         cupy.matmul(h, weight, out=recurrent)
         state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
         launch(
@@ -57,19 +74,20 @@ def lstm_backward(
     gy, dh, c0, gates, cells = contiguous(gy, gh, c0, gates, cells)
     dc = contiguous(gc).copy()
     dz = cupy.empty((steps, batch, 4 * hidden), x.dtype)
-    active, ends = _active(x, lengths, cupy), _ends(lengths)
-    for t in _order(steps, not reverse):
+    active, ends = active_steps(len(x), lengths), _ends(lengths)
+    waiting = None if active is None else cupy.asarray(~active)
+    for t in order(steps, not reverse):
         before = t + 1 if reverse else t - 1
         launch(
             "recurrent", "lstm_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy, gates, cells, c0, ends,
             t, before if before < steps else -1, batch, hidden, dc, dz,
         )  # fmt: skip
         later, dh = dh, cupy.matmul(dz[t], w_hh)
-        if active is not None:
-            dh += later * ~active[t]  # past its end, a sequence's state only waits
-    h_prev = _previous(y, h0, active, reverse, cupy)
+        if waiting is not None:
+            dh += later * waiting[t]  # past its end, a sequence's state only waits
+    h_prev = previous_states(y, h0, active, reverse)
     return (
-        _input_grad(dz, w_ih, cupy), dh.copy(), dc, _weight_grad(dz, x, cupy), _weight_grad(dz, h_prev, cupy),
+        _input_grad(dz, w_ih), dh.copy(), dc, _weight_grad(dz, x), _weight_grad(dz, h_prev),
         dz.sum(axis=(0, 1)), cupy.zeros((0, hidden), x.dtype),
     )  # fmt: skip
 
@@ -85,12 +103,12 @@ def gru(
     lengths: tuple | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     steps, batch, hidden = x.shape[0], *h0.shape
-    gates = contiguous(_project(x, w_ih, b_ih, cupy))
+    gates = contiguous(_project(x, w_ih, b_ih))
     y, hn = cupy.empty((steps, batch, hidden), x.dtype), cupy.empty((steps, batch, hidden), x.dtype)
     recurrent, weight = cupy.empty((batch, 3 * hidden), x.dtype), w_hh.T
     h, b_hh = contiguous(h0, b_hh)
     ends, before = _ends(lengths), -1
-    for t in _order(steps, reverse):
+    for t in order(steps, reverse):
         cupy.matmul(h, weight, out=recurrent)
         state = None if ends is None else cupy.empty((batch, hidden), x.dtype)
         launch(
@@ -113,10 +131,10 @@ def gru_backward(
 ) -> tuple[Any, ...]:  # fmt: skip
     steps, batch, hidden = x.shape[0], *h0.shape
     gy, dh, gates, hn = contiguous(gy, gh, gates, hn)
-    h_prev = contiguous(_previous(y, h0, _active(x, lengths, cupy), reverse, cupy))
+    h_prev = contiguous(previous_states(y, h0, active_steps(len(x), lengths), reverse))
     dz_x, dz_h = (cupy.empty((steps, batch, 3 * hidden), x.dtype) for _ in range(2))
     ends = _ends(lengths)
-    for t in _order(steps, not reverse):
+    for t in order(steps, not reverse):
         direct = cupy.empty((batch, hidden), x.dtype)
         launch(
             "recurrent", "gru_step_grad<T>", x.dtype, *over_elements(batch * hidden), dh, gy, gates, hn, h_prev,
@@ -125,6 +143,6 @@ def gru_backward(
         dh = cupy.matmul(dz_h[t], w_hh)
         dh += direct
     return (
-        _input_grad(dz_x, w_ih, cupy), dh.copy(), _weight_grad(dz_x, x, cupy), _weight_grad(dz_h, h_prev, cupy),
+        _input_grad(dz_x, w_ih), dh.copy(), _weight_grad(dz_x, x), _weight_grad(dz_h, h_prev),
         dz_x.sum(axis=(0, 1)), dz_h.sum(axis=(0, 1)),
     )  # fmt: skip

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special
 import numpy as np
 
 from minidl.backend import Backend, register
+
+#: kernel modules, one a family of primitives; importing one registers its kernels
+FAMILIES: tuple[str, ...] = ("arrays", "attention", "conv", "pooling", "random")
 
 
 class JaxBackend(Backend):
@@ -29,10 +35,15 @@ class JaxBackend(Backend):
         super().__init__()
         jax.config.update("jax_enable_x64", True)
         register(self)
-        from minidl_kernels.jax import conv, random  # noqa: F401  (they register their kernels)
+        for family in FAMILIES:
+            importlib.import_module(f"minidl_kernels.jax.{family}")
 
     def asarray(self, value: Any, dtype: Any = None) -> jax.Array:
         return jnp.asarray(value, dtype=dtype)
+
+    @functools.cached_property
+    def special(self) -> Any:
+        return jax.scipy.special
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)

@@ -73,14 +73,6 @@ def test_gradient_of_the_logsumexp(block_size):
     gradcheck(lambda q, k, v: _attention(q, k, v, block_size=block_size, **params), *qkv())
 
 
-def test_composite_equals_reference():
-    q, k, v = qkv()
-    for mask in (None, some_mask((2, 1, 5, 6))):
-        params = {"dropout_p": 0.2, "is_causal": True, "scale": 0.5, "block_size": None, "key": 7, "offset": 9}
-        for a, b in zip(_attention.reference(q, k, v, mask, **params), _attention.composite(q, k, v, mask, **params)):
-            np.testing.assert_allclose(a, b, atol=1e-12)
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     lead=st.lists(st.integers(0, 2), max_size=2),

@@ -25,7 +25,7 @@ WITHOUT_GRADIENT = {
 }  # fmt: skip
 BINARY = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
-    "remainder": torch.remainder, "maximum": torch.maximum, "minimum": torch.minimum,
+    "remainder": torch.remainder, "maximum": torch.maximum, "minimum": torch.minimum, "logaddexp": torch.logaddexp,
 }  # fmt: skip
 COMPARISONS = {
     "equal": torch.eq, "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt,

@@ -39,7 +39,7 @@ def compare(ours, theirs, values, dtype, tol, _=None):
 
 @st.composite
 def images(draw):
-    """((N, C, *size), with weight?, with bias?) with at least two values a channel in a sample"""
+    """((N, C, *size), with weight?, with bias?) with at least two values per channel in a sample"""
     shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 4), *[st.integers(1, 4)] * draw(st.integers(1, 3))))
     assume(math.prod(shape[2:]) > 1)
     return shape, draw(st.booleans()), draw(st.booleans())
@@ -219,7 +219,7 @@ def test_errors_name_the_operation_and_the_shapes():
     x = np.zeros((2, 6, 4), np.float32)
     with pytest.raises(ValueError, match=r"batch_norm: expected a weight of shape \(6,\).* got float32\[4\]"):
         ops.batch_norm(x, x[0, 0])
-    with pytest.raises(ValueError, match=r"batch_norm: expected at least 2 values a channel.*float32\[1, 6, 1\]"):
+    with pytest.raises(ValueError, match=r"batch_norm: expected at least 2 values per channel.*float32\[1, 6, 1\]"):
         ops.batch_norm(x[:1, :, :1])
     with pytest.raises(ValueError, match=r"layer_norm: expected an input whose last axes have shape \(5,\)"):
         ops.layer_norm(x, 5)

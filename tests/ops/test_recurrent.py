@@ -1,10 +1,9 @@
-"""rnn, gru, lstm: finite differences, second derivatives, lengths, and the composites that second derivatives use."""
+"""rnn, gru, lstm: finite differences, second derivatives, lengths."""
 
 import numpy as np
 import pytest
 
 from minidl import Tensor, ops
-from minidl.ops import recurrent
 from minidl.testing import gradcheck, gradgradcheck
 
 T, N, WIDTH, H, P = 3, 3, 2, 3, 2
@@ -48,19 +47,6 @@ def test_gradients_without_biases_and_second_derivatives(kind):
     f, arrays = case(kind, bias=False, steps=2, batch=2)
     gradcheck(f, *arrays)
     gradgradcheck(lambda *a: f(*a, reverse=True, lengths=(2, 1)), *arrays, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("lengths", [None, (2, 3, 0)])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_composite_equals_reference(kind, reverse, lengths):
-    _, arrays = case(kind)
-    name, _, option = kind.partition(" ")
-    prim = getattr(recurrent, f"_{name}")
-    params = {"reverse": reverse, "lengths": lengths} | ({"nonlinearity": option} if name == "rnn" else {})
-    public = slice(3 if name == "lstm" else 2)
-    for a, b in zip(prim.reference(*arrays, **params)[public], prim.composite(*arrays, **params)[public]):
-        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

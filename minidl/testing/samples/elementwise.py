@@ -89,7 +89,7 @@ def _away_from_zero(rng: np.random.Generator, shape: tuple) -> np.ndarray:
     return rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
 
 
-samples("add", "sub", "mul", "maximum", "minimum")(_binary(_normal, _normal))
+samples("add", "sub", "mul", "maximum", "minimum", "logaddexp")(_binary(_normal, _normal))
 samples("div")(_binary(_normal, _away_from_zero))
 samples("floor_divide", "remainder")(_binary(lambda rng, s: 3 * rng.normal(size=s), _away_from_zero))
 samples("pow")(_binary(_positive, _normal))

@@ -220,7 +220,7 @@ def _out_size(
 ) -> tuple[int, ...] | None:
     """Number of windows an axis; None where the reference would raise, or a window meets no pixel."""
     try:
-        out = reference._output_size("", size, kernel_size, stride, padding, dilation, ceil_mode)
+        out = reference.output_size("", size, kernel_size, stride, padding, dilation, ceil_mode)
     except ValueError:
         return None
     for n, o, k, s, p, d in zip(size, out, kernel_size, stride, padding, dilation):
@@ -237,7 +237,7 @@ def _counts(
 ) -> tuple[np.ndarray, ...]:
     """For each axis, how many pixels each window counts along it."""
     return tuple(
-        reference._divisor((n,), (k,), (s,), (p,), (o,), count_include_pad, dtype)
+        reference.divisor((n,), (k,), (s,), (p,), (o,), count_include_pad, dtype)
         for n, k, s, p, o in zip(size, kernel_size, stride, padding, out)
     )
 

@@ -1,0 +1,57 @@
+"""What the formulas do by writing into new arrays, by ``.at[...]``: JAX's arrays cannot be written to. Those that
+``jax.numpy`` has under another name, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from minidl.backend import kernel
+from minidl.ops.indexing import along, fill
+
+
+@kernel("contiguous", backend="jax", note="nothing to do")
+def contiguous(x: Any) -> Any:
+    return x
+
+
+@kernel("argsort", backend="jax")
+def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Any:
+    return jnp.argsort(x, axis=axis, stable=True, descending=descending)
+
+
+@kernel("setitem", backend="jax")
+def setitem(x: Any, value: Any, *arrays: Any, index: tuple) -> Any:
+    return x.at[fill(index, arrays)].set(value)
+
+
+@kernel("index_add", backend="jax")
+def index_add(g: Any, *arrays: Any, index: tuple, shape: tuple[int, ...]) -> Any:
+    return jnp.zeros(shape, g.dtype).at[fill(index, arrays)].add(g)
+
+
+@kernel("gather_grad", backend="jax")
+def gather_grad(g: Any, index: Any, *, axis: int, shape: tuple[int, ...]) -> Any:
+    return jnp.zeros(shape, g.dtype).at[along(index, axis, jnp)].add(g)
+
+
+@kernel("scatter_add", backend="jax")
+def scatter_add(x: Any, index: Any, *, axis: int = 0, size: int) -> Any:
+    out = jnp.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+    return out.at[(slice(None),) * axis + (index,)].add(x)
+
+
+@kernel("embedding_grad", backend="jax")
+def embedding_grad(g: Any, index: Any, *, num_embeddings: int, padding_idx: int | None = None) -> Any:
+    out = jnp.zeros((num_embeddings, g.shape[-1]), g.dtype).at[index].add(g)
+    return out if padding_idx is None else out.at[padding_idx].set(0)
+
+
+@kernel("diagonal_grad", backend="jax")
+def diagonal_grad(g: Any, *, offset: int, axis1: int, axis2: int, shape: tuple[int, ...]) -> Any:
+    axis1, axis2 = axis1 % len(shape), axis2 % len(shape)
+    moved = (*(n for i, n in enumerate(shape) if i not in (axis1, axis2)), shape[axis1], shape[axis2])
+    i = jnp.arange(g.shape[-1])
+    out = jnp.zeros(moved, g.dtype).at[..., i + max(-offset, 0), i + max(offset, 0)].set(g)
+    return jnp.moveaxis(out, (-2, -1), (axis1, axis2))

@@ -14,10 +14,10 @@ import numpy as np
 from minidl.core.dtypes import result_dtype
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
-from minidl.ops.elementwise import astype, exp, ones_like, sum_to, where
+from minidl.ops.elementwise import astype, exp, log, ones_like, sum_to, where
 from minidl.ops.linalg import matmul
 from minidl.ops.random import keyed_dropout
-from minidl.ops.reduction import logsumexp
+from minidl.ops.reduction import max as max_
 from minidl.ops.reduction import sum as sum_
 from minidl.ops.shape import expand, repeat, reshape, swapaxes
 from minidl.random import default_generator
@@ -37,11 +37,14 @@ def _over_groups(g: Any, a: Any) -> Any:
 
 
 def _scores(q: Any, k: Any, mask: Any, is_causal: bool, scale: float) -> Any:
-    """Q Kᵀ · scale + mask, -inf where a query must not see a key: (..., H, L, S)."""
+    """Q Kᵀ · scale + mask, -inf where a query must not see a key: (..., H, L, S).
+
+    The causal mask is added, as in PyTorch, so that a score that is NaN or infinite is not hidden by it.
+    """
     s = matmul(q * scale, swapaxes(_for_each_head(k, q), -1, -2))
     if mask is not None:
         s = where(mask, s, -np.inf) if mask.dtype.kind == "b" else s + mask
-    return where(np.tri(*s.shape[-2:], dtype=bool), s, -np.inf) if is_causal else s
+    return s + np.where(np.tri(*s.shape[-2:], dtype=bool), 0, -np.inf).astype(s.dtype) if is_causal else s
 
 
 def _weights(s: Any, lse: Any) -> Any:
@@ -61,8 +64,14 @@ def _attention(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale, block_si
     ``block_size`` is for kernels.
     """
     s = _scores(q, k, attn_mask, is_causal, scale)
-    lse = logsumexp(s, axis=-1)
-    p = _dropped(_weights(s, lse), dropout_p, key, offset)
+    if s.shape[-1] == 0:  # no keys: every sum is empty
+        return matmul(s, _for_each_head(v, q)), sum_(s, axis=-1) - np.inf
+    top = max_(s, axis=-1, keepdims=True)
+    p = exp(s - where(top == -np.inf, 0.0, top))
+    total = sum_(p, axis=-1, keepdims=True)
+    lse = (log(total) + top)[..., 0]
+    p = p / where(total == 0, 1.0, total)
+    p = _dropped(p, dropout_p, key, offset)
     return matmul(p, _for_each_head(v, q)), lse
 
 

@@ -175,7 +175,8 @@ def _avg_pool(op, x, kernel, stride, padding, ceil_mode, count_include_pad):
     xp, size, one = namespace(x), tuple(x.shape[2:]), (1,) * len(kernel)
     windows = output_size(op, size, kernel, stride, padding, one, ceil_mode)
     flat, inside = window_pixels(size, kernel, stride, padding, one, windows)
-    total = (_at(x, flat) * xp.asarray(inside.astype(x.dtype))).sum(axis=2)
+    pixels = _at(x, flat)
+    total = xp.where(xp.asarray(inside), pixels, xp.zeros_like(pixels)).sum(axis=2)
     return total / xp.asarray(divisor(size, kernel, stride, padding, windows, count_include_pad, x.dtype))
 
 

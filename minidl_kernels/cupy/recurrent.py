@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from minidl.backend import kernel
-from minidl.ops.recurrent import active_steps, order, previous_states
+from minidl.ops.recurrent import active_steps, order
 from minidl_kernels.cupy.launch import FLOATS, contiguous, floats, launch, over_elements
 
 
@@ -27,6 +27,19 @@ def _input_grad(dz: Any, w_ih: Any) -> Any:
 def _weight_grad(dz: Any, inputs: Any) -> Any:
     """Sum over steps and batch of dz ⊗ inputs, as one matrix product: (T, N, G), (T, N, I) -> (G, I)."""
     return cupy.matmul(dz.reshape(-1, dz.shape[2]).T, inputs.reshape(-1, inputs.shape[2]))
+
+
+def _previous(states: Any, initial: Any, active: Any, reverse: bool) -> Any:
+    """The state that each step started from, (T, N, H), given those it ended with."""
+    if not len(states):
+        return states
+    if not reverse:
+        return cupy.concatenate([initial[None], states[:-1]])
+    previous = cupy.concatenate([states[1:], initial[None]])
+    if active is not None:  # a sequence's last step starts from the initial state, whatever padding follows it
+        active = cupy.asarray(active)
+        previous = cupy.where(cupy.concatenate([active[1:], active[:1]]), previous, initial)
+    return previous
 
 
 def _ends(lengths: tuple | None) -> Any:
@@ -85,7 +98,7 @@ def lstm_backward(
         later, dh = dh, cupy.matmul(dz[t], w_hh)
         if waiting is not None:
             dh += later * waiting[t]  # past its end, a sequence's state only waits
-    h_prev = previous_states(y, h0, active, reverse)
+    h_prev = _previous(y, h0, active, reverse)
     return (
         _input_grad(dz, w_ih), dh.copy(), dc, _weight_grad(dz, x), _weight_grad(dz, h_prev),
         dz.sum(axis=(0, 1)), cupy.zeros((0, hidden), x.dtype),
@@ -131,7 +144,7 @@ def gru_backward(
 ) -> tuple[Any, ...]:  # fmt: skip
     steps, batch, hidden = x.shape[0], *h0.shape
     gy, dh, gates, hn = contiguous(gy, gh, gates, hn)
-    h_prev = contiguous(previous_states(y, h0, active_steps(len(x), lengths), reverse))
+    h_prev = contiguous(_previous(y, h0, active_steps(len(x), lengths), reverse))
     dz_x, dz_h = (cupy.empty((steps, batch, 3 * hidden), x.dtype) for _ in range(2))
     ends = _ends(lengths)
     for t in order(steps, not reverse):

@@ -111,6 +111,7 @@ UFUNCS: dict[str, tuple[str, str]] = {
     "arccosh": (_FLOAT, "np.arccosh({0})"),
     "arctanh": (_FLOAT, "np.arctanh({0})"),
     "arctan2": (_FLOAT, "np.arctan2({0}, {1})"),
+    "logaddexp": (_FLOAT, "np.logaddexp({0}, {1})"),
     "hypot": (_FLOAT, "np.hypot({0}, {1})"),
     "copysign": (_FLOAT, "np.copysign({0}, {1})"),
 }

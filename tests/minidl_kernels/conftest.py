@@ -11,6 +11,7 @@ def agree():
     numba = pytest.importorskip("numba", reason="the numba backend needs numba (pip install 'minidl[numba]')")
     from minidl.backend import load
     from minidl.ops import primitives
+    from minidl.testing.reference import plain
 
     backend = load("numba")
 
@@ -21,7 +22,7 @@ def agree():
     def check(name, *arrays, rtol=2e-5, atol=2e-6, **params):
         kernel = next((k for k in backend.kernels[name] if k.when is None or k.when(*arrays, **params)), None)
         assert kernel is not None, f"no kernel of {name} accepts the call"
-        with np.errstate(all="ignore"):
+        with plain():
             expected = call(primitives[name].reference, arrays, params)
         found = call(kernel.function, arrays, params)
         given = tuple(np.full(e.shape, 77).astype(e.dtype) for e in map(np.asarray, expected))

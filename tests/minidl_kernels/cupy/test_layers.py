@@ -11,6 +11,7 @@ from minidl.backend import use_backend
 from minidl.core import dispatch
 from minidl.ops import primitives
 from minidl.testing import conformance
+from minidl.testing.reference import plain
 from tests.minidl_kernels.cupy.fake_cupy import asarray, asnumpy, backend, launches, needs_compiler  # noqa: F401
 
 pytestmark = needs_compiler
@@ -61,7 +62,8 @@ def run(backend, name, args, params):  # noqa: F811
 
 def reference(name, args, params):
     wide = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind in "fV" else a for a in args]
-    out = primitives[name].reference(*wide, **params)
+    with plain():
+        out = primitives[name].reference(*wide, **params)
     return list(map(np.asarray, out if isinstance(out, tuple) else (out,)))
 
 

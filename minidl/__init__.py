@@ -5,11 +5,14 @@ tensors has its name (``minidl.zeros_like``). Subpackages (``minidl.nn``, ``mini
 used.
 """
 
-from minidl import blas as _blas  # noqa: I001  (before NumPy is imported anywhere else)
+from typing import Any
+
 from minidl import autograd, ops
-from minidl.core.context import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from minidl import blas as _blas
 from minidl.core import registry as _registry
+from minidl.core.context import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minidl.core.registry import get_backend, set_backend, use_backend
+from minidl.core.tensor import Tensor, as_tensor, from_dlpack, tensor
 from minidl.creation import (
     arange,
     empty,
@@ -27,7 +30,6 @@ from minidl.creation import (
     zeros_like,
 )
 from minidl.random import Generator, manual_seed
-from minidl.core.tensor import Tensor, as_tensor, from_dlpack, tensor
 from minidl.version import __version__
 
 _registry.apply_environment()
@@ -43,7 +45,7 @@ _ELSEWHERE = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     import importlib
     import types
 

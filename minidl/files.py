@@ -9,8 +9,10 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from minidl.errors import UserError
 
@@ -62,7 +64,7 @@ def missing(what: str, looked_at: list[Path], hint: str = "") -> FileNotFoundErr
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike):
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a temporary binary file next to ``path`` that takes its name once written and flushed.
 
     ``path`` holds either its old content or all of the new one, whatever happens in between.
@@ -112,7 +114,7 @@ def download(
     raise ConnectionError(f"could not download {Path(path).name}:\n" + "\n".join(failures))
 
 
-def _copy_checked(response, file, expected: dict[str, str]) -> None:
+def _copy_checked(response: Any, file: BinaryIO, expected: dict[str, str]) -> None:
     digests = {name: hashlib.new(name) for name in expected}
     length, received = response.headers.get("Content-Length"), 0
     while chunk := response.read(1 << 20):

@@ -30,7 +30,7 @@ _32 = np.uint64(32)
 _BLOCK = 1 << 14
 
 
-def philox_rounds(c0, c1, c2, c3, key0, key1):
+def philox_rounds(c0: Any, c1: Any, c2: Any, c3: Any, key0: Any, key1: Any) -> tuple[Any, Any, Any, Any]:
     """The ten rounds on arrays of uint64 that hold 32-bit words: counters ``c0..c3`` and key words ``key0, key1``
     (ints, or arrays that broadcast). Returns the four output words, likewise."""
     for r in range(10):

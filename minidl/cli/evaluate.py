@@ -7,7 +7,7 @@ import argparse
 from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "eval",
         help="evaluate a run's weights",

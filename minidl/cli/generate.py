@@ -8,7 +8,7 @@ from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "generate", help="write text with a language model", description="Write text with a run's language model."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "info",
         help="say what a file or run folder holds",

@@ -11,7 +11,7 @@ import sys
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "kernels",
         help="list, check and time kernels; start a new one",

@@ -11,7 +11,7 @@ from minidl.cli.options import add_backend, add_run, choose_backend, open_run
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "predict", help="classify image files", description="Classify image files with a run's weights."
     )

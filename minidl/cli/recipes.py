@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "recipes", help="list the recipes", description="List the recipes, or show one: its settings and source file."
     )
@@ -33,5 +34,5 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _unmeasured(recipe) -> str:
+def _unmeasured(recipe: Any) -> str:
     return "" if recipe.target.measured else "; unmeasured"

@@ -9,7 +9,7 @@ from minidl.cli.train import finish
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "resume",
         help="resume an interrupted run",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from minidl.cli.options import add_backend, add_display, choose_backend
 from minidl.errors import UserError
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "train", help="train a recipe's model", description="Train a recipe's model and write a run folder."
     )
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return finish(made, arguments)
 
 
-def finish(made, arguments: argparse.Namespace, resume: bool | str = False) -> int:
+def finish(made: Any, arguments: argparse.Namespace, resume: bool | str = False) -> int:
     """Train and show the result."""
     from minidl.recipes.run import verdict
 

@@ -34,7 +34,13 @@ class _CIFAR(ArrayDataset):
     records: ClassVar[dict[str, int]]  # in each file
     label_bytes: int
 
-    def __init__(self, root=None, train: bool = True, transform: Callable | None = None, download: bool = False):
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        train: bool = True,
+        transform: Callable | None = None,
+        download: bool = False,
+    ) -> None:
         self.train = train
         self.source = "binary"
         images, labels = self._load(self._find(root, download))
@@ -44,7 +50,7 @@ class _CIFAR(ArrayDataset):
     def _candidates(self, base: Path) -> list[Path]:
         return [base / self.folder, base / self.archive]
 
-    def _find(self, root, fetch: bool) -> Path:
+    def _find(self, root: str | os.PathLike | None, fetch: bool) -> Path:
         bases = files.data_folders(root)
         if root is not None and (bases[0].is_file() or self._is_it(bases[0])):
             return bases[0]
@@ -152,13 +158,13 @@ class CIFAR10(_CIFAR):
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
-    def _candidates(self, base):
+    def _candidates(self, base: Path) -> list[Path]:
         return [*super()._candidates(base), base / "cifar10-jpeg.zip", base / "cifar10-jpeg"]
 
-    def _is_it(self, folder):
+    def _is_it(self, folder: Path) -> bool:
         return super()._is_it(folder) or (folder / ("train" if self.train else "test") / self.classes[0]).is_dir()
 
-    def _load(self, path):
+    def _load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         if path.suffix.lower() != ".zip" and not (path / "train").is_dir():
             return super()._load(path)
         self.source = "images"
@@ -169,12 +175,12 @@ class CIFAR10(_CIFAR):
             raise CorruptFileError(
                 f"{path}: {part} holds {len(images)} images of {images.classes}, expected {n} of {list(self.classes)}"
             )
-        loaded = images.load_all()
-        if loaded.arrays[0].shape[1:] != (3, 32, 32):
-            raise CorruptFileError(f"{path}: images of shape {loaded.arrays[0].shape[1:]}, expected (3, 32, 32)")
-        return loaded.arrays
+        pixels, labels = images.load_all().arrays
+        if pixels.shape[1:] != (3, 32, 32):
+            raise CorruptFileError(f"{path}: images of shape {pixels.shape[1:]}, expected (3, 32, 32)")
+        return pixels, labels
 
-    def _labels(self, records, path):
+    def _labels(self, records: np.ndarray, path: Path) -> np.ndarray:
         return self._checked(records[:, 0], 10, path)
 
 
@@ -335,6 +341,6 @@ class CIFAR100(_CIFAR):
         self.classes = self.coarse_classes if coarse else self.fine_classes
         super().__init__(root, train, transform, download)
 
-    def _labels(self, records, path):
+    def _labels(self, records: np.ndarray, path: Path) -> np.ndarray:
         coarse, fine = self._checked(records[:, 0], 20, path), self._checked(records[:, 1], 100, path)
         return coarse if self.coarse else fine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,11 @@ class Dataset:
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} defines no __len__")
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no __getitem__")
 
 
-def get_items(dataset, indices: Sequence[int] | np.ndarray):
+def get_items(dataset: Any, indices: Sequence[int] | np.ndarray) -> Any:
     """The samples at ``indices``: by ``dataset.__getitems__`` if it has one, else a list of them one by one.
 
     Where there are current random streams they must be one for each index; each sample sees its own.
@@ -55,7 +56,7 @@ class ArrayDataset(Dataset):
     ``dataset[[2, 4]]`` are batches.
     """
 
-    def __init__(self, *arrays, transform: Callable | None = None):
+    def __init__(self, *arrays: Any, transform: Callable | None = None) -> None:
         if not arrays:
             raise ValueError("ArrayDataset needs at least one array")
         self.arrays = tuple(np.asarray(array) for array in arrays)
@@ -67,13 +68,13 @@ class ArrayDataset(Dataset):
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def __getitems__(self, indices):
+    def __getitems__(self, indices: Any) -> Any:
         first, *others = (array[indices] for array in self.arrays)
         if self.transform is not None:
             first = apply_batch(self.transform, first, sample_streams(len(first)))
         return (first, *others) if others else first
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, (slice, list, np.ndarray)):
             return self.__getitems__(index)
         batch = self.__getitems__([index])
@@ -86,7 +87,7 @@ TensorDataset = ArrayDataset
 class Subset(Dataset):
     """The samples of ``dataset`` at ``indices``, in that order."""
 
-    def __init__(self, dataset, indices: Sequence[int] | np.ndarray):
+    def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray):
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
         if self.indices.ndim != 1:
@@ -95,10 +96,10 @@ class Subset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.dataset[int(self.indices[index])]
 
-    def __getitems__(self, indices):
+    def __getitems__(self, indices: Any) -> Any:
         return get_items(self.dataset, self.indices[indices].tolist())
 
 
@@ -114,7 +115,7 @@ class ConcatDataset(Dataset):
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} samples")
         index %= len(self)
@@ -122,7 +123,7 @@ class ConcatDataset(Dataset):
         return self.datasets[which][index - (self.cumulative_sizes[which - 1] if which else 0)]
 
 
-def random_split(dataset, lengths: Sequence[int | float], generator: Generator | None = None) -> list[Subset]:
+def random_split(dataset: Any, lengths: Sequence[int | float], generator: Generator | None = None) -> list[Subset]:
     """Split a dataset at random into disjoint parts.
 
     Args:

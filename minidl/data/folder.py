@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
-def decode_image(source, name: str, mode: str = "RGB") -> np.ndarray:
+def decode_image(source: Any, name: str, mode: str = "RGB") -> np.ndarray:
     """Decode an image file to a (C, H, W) uint8 array.
 
     Args:
@@ -102,7 +103,7 @@ class ImageFolder(Dataset):
         self.samples = [(path, self.class_to_idx[name]) for name, path in paths]
         self.targets = np.array([target for _, target in self.samples], dtype=np.int64)
 
-    def _files_of_folder(self):
+    def _files_of_folder(self) -> Iterator[tuple[str, str]]:
         """(class, path) of every file below a class folder."""
         folder = self.root / self.split if self.split else self.root
         if not folder.is_dir():
@@ -113,7 +114,7 @@ class ImageFolder(Dataset):
                     folders[:] = [name for name in folders if not name.startswith(".")]
                     yield from ((entry.name, os.path.join(parent, file)) for file in files if file[0] != ".")
 
-    def _members_of_zip(self):
+    def _members_of_zip(self) -> Iterator[tuple[str, str]]:
         prefix = PurePosixPath(self.split or "").parts
         for name in self._archive().namelist():
             path = PurePosixPath(name)
@@ -134,7 +135,7 @@ class ImageFolder(Dataset):
             self._zip_process = os.getpid()
         return self._zip
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None}
 
     def __len__(self) -> int:
@@ -152,7 +153,7 @@ class ImageFolder(Dataset):
             raise CorruptFileError(f"{name}: cannot be unpacked ({error})") from error
         return decode_image(io.BytesIO(data), name, self.mode)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Any:
         streams = sample_streams(1)
         return apply_one(self.transform, self.image(index), streams), self.samples[index][1]
 

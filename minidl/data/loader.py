@@ -23,7 +23,7 @@ from minidl.random import Generator, default_generator
 _ORDER, _SAMPLES, _BATCHES = 0, 1, 2
 
 
-def collate(samples: list):
+def collate(samples: list) -> Any:
     """Stack samples into a batch with the batch axis first.
 
     Arrays and Tensors of equal shape are stacked, ints become int64, floats float32 and bools bool arrays;
@@ -75,10 +75,10 @@ def collate(samples: list):
 class _Fetcher:
     """Loads one batch. Holds no state of the iteration, so any thread or process may run it, in any order."""
 
-    def __init__(self, dataset, collate_fn: Callable | None, batch_transform: Callable | None):
+    def __init__(self, dataset: Any, collate_fn: Callable | None, batch_transform: Callable | None):
         self.dataset, self.collate_fn, self.batch_transform = dataset, collate_fn, batch_transform
 
-    def __call__(self, generator: Generator, number: int, indices: list[int], keys: list[int]):
+    def __call__(self, generator: Generator, number: int, indices: list[int], keys: list[int]) -> Any:
         try:
             return self._fetch(generator, number, indices, keys)
         except Exception as error:
@@ -86,7 +86,7 @@ class _Fetcher:
             error.add_note(f"while loading batch {number}, samples {shown}")
             raise
 
-    def _fetch(self, generator, number, indices, keys):
+    def _fetch(self, generator: Generator, number: int, indices: list[int], keys: list[int]) -> Any:
         streams = SampleStreams(generator.fold_in(_SAMPLES), keys)
         if self.collate_fn is None:
             with use_streams(streams):
@@ -164,12 +164,12 @@ class DataLoader:
 
     def __init__(
         self,
-        dataset,
+        dataset: Any,
         batch_size: int = 1,
         shuffle: bool = False,
         *,
-        sampler=None,
-        batch_sampler=None,
+        sampler: Any = None,
+        batch_sampler: Any = None,
         drop_last: bool = False,
         collate_fn: Callable | None = None,
         batch_transform: Callable | None = None,
@@ -178,8 +178,8 @@ class DataLoader:
         prefetch_factor: int = 2,
         seed: int | None = None,
         generator: Generator | None = None,
-        mp_context=None,
-    ):
+        mp_context: Any = None,
+    ) -> None:
         if batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last):
             raise ValueError("DataLoader: batch_sampler excludes batch_size, shuffle, sampler and drop_last")
         if sampler is not None and shuffle:

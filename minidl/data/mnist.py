@@ -130,7 +130,7 @@ class MNIST(ArrayDataset):
         self.train = train
         self.images, self.labels = self.arrays
 
-    def _read(self, root, stem: str, shape: tuple[int, ...], fetch: bool) -> np.ndarray:
+    def _read(self, root: str | os.PathLike | None, stem: str, shape: tuple[int, ...], fetch: bool) -> np.ndarray:
         bases = files.data_folders(root)
         if root is not None and bases[0].is_file():  # one of the four files
             bases = [bases[0].parent]
@@ -192,7 +192,7 @@ class FashionMNIST(MNIST):
         "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
     }
 
-    def _check(self, path, stem, md5):
+    def _check(self, path: Path, stem: str, md5: str) -> None:
         # The unpacked files' MD5 is not published; what can be told is the usual mistake.
         if md5 in MNIST.unpacked_md5.values():
             raise CorruptFileError(f"{path}: this is MNIST's file, not Fashion-MNIST's, which has the same name")

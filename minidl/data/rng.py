@@ -7,6 +7,7 @@ process it runs in, so a dataset's ``__getitem__(index)`` needs no extra argumen
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +21,7 @@ _current: ContextVar[SampleStreams | None] = ContextVar("minidl_sample_streams",
 class SampleStreams:
     """One random stream for each sample of a batch; stream i depends on (generator, keys[i]) alone."""
 
-    def __init__(self, generator: Generator, keys, path: tuple[int, ...] = ()):
+    def __init__(self, generator: Generator, keys: Sequence[int] | np.ndarray, path: tuple[int, ...] = ()):
         self.keys = np.asarray(keys, dtype=np.int64)
         self._root, self._path = generator, path
         self._single: Generator | None = None
@@ -60,7 +61,7 @@ class SampleStreams:
 
 
 @contextmanager
-def use_streams(streams: SampleStreams | None):
+def use_streams(streams: SampleStreams | None) -> Iterator[None]:
     """Make ``streams`` the current ones, in this thread."""
     token = _current.set(streams)
     try:

@@ -8,7 +8,8 @@ which is what makes a run resumable. A sampler of your own is resumable if it ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
 
 import numpy as np
 
@@ -40,13 +41,13 @@ class Sampler:
 class SequentialSampler(Sampler):
     """0, 1, 2 …"""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Sized) -> None:
         self.n = len(dataset)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter(range(self.n))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n
 
 
@@ -59,7 +60,7 @@ class RandomSampler(Sampler):
             not exceed that number.
     """
 
-    def __init__(self, dataset, replacement: bool = False, num_samples: int | None = None):
+    def __init__(self, dataset: Sized, replacement: bool = False, num_samples: int | None = None) -> None:
         self.n = len(dataset)
         self.replacement = replacement
         self.num_samples = self.n if num_samples is None else num_samples
@@ -68,12 +69,12 @@ class RandomSampler(Sampler):
         if replacement and self.n == 0 and self.num_samples:
             raise ValueError("RandomSampler: the dataset is empty")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         if self.replacement:
             return iter(self.stream().integers(0, self.n, (self.num_samples,)).tolist())
         return iter(self.stream().permutation(self.n)[: self.num_samples].tolist())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_samples
 
 
@@ -83,10 +84,10 @@ class SubsetRandomSampler(Sampler):
     def __init__(self, indices: Sequence[int]):
         self.indices = np.asarray(indices, dtype=np.int64)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter(self.indices[self.stream().permutation(len(self.indices))].tolist())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
 
@@ -112,7 +113,7 @@ class WeightedRandomSampler(Sampler):
                 "weight without replacement"
             )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         if self.replacement:
             cumulative = np.cumsum(self.weights)
             draws = self.stream().uniform((self.num_samples,), dtype=np.float64) * cumulative[-1]
@@ -125,23 +126,23 @@ class WeightedRandomSampler(Sampler):
         keys[self.weights == 0] = np.inf
         return iter(np.argsort(keys, kind="stable")[: self.num_samples].tolist())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_samples
 
 
 class BatchSampler(Sampler):
     """Lists of ``batch_size`` indices from a sampler. The last may be shorter, unless ``drop_last``."""
 
-    def __init__(self, sampler, batch_size: int, drop_last: bool = False):
+    def __init__(self, sampler: Any, batch_size: int, drop_last: bool = False) -> None:
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         self.sampler, self.batch_size, self.drop_last = sampler, int(batch_size), drop_last
 
-    def set_generator(self, generator):
+    def set_generator(self, generator: Generator) -> None:
         if hasattr(self.sampler, "set_generator"):
             self.sampler.set_generator(generator)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         batch = []
         for index in self.sampler:
             batch.append(index)
@@ -151,7 +152,7 @@ class BatchSampler(Sampler):
         if batch and not self.drop_last:
             yield batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
 
@@ -165,13 +166,13 @@ class ContiguousBatchSampler(Sampler):
     end are dropped.
     """
 
-    def __init__(self, dataset, batch_size: int):
+    def __init__(self, dataset: Sized, batch_size: int) -> None:
         self.batch_size, self.n = batch_size, len(dataset) // batch_size
         if self.n == 0:
             raise ValueError(f"ContiguousBatchSampler: {len(dataset)} windows do not fill a batch of {batch_size}")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return ([row * self.n + k for row in range(self.batch_size)] for k in range(self.n))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n

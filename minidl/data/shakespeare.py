@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class TinyShakespeare(TextWindows):
         train: bool | None = True,
         length: int = 64,
         stride: int | None = None,
-        tokenizer=None,
+        tokenizer: Any = None,
         download: bool = False,
     ):
         bases = files.data_folders(root)

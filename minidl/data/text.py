@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class BPETokenizer:
     :meth:`load`; files are in the JSON format of ``tokenizers``.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
     @classmethod
@@ -148,7 +149,7 @@ class BPETokenizer:
             raise CorruptFileError(f"{path}: not a tokenizer file ({error})") from error
 
 
-def _tokenizers():
+def _tokenizers() -> Any:
     try:
         import tokenizers
         import tokenizers.decoders
@@ -187,7 +188,7 @@ class Vocab:
 
     @classmethod
     def build(
-        cls, sentences: Iterable[Iterable[str]], *, min_freq: int = 1, max_size: int | None = None, **specials
+        cls, sentences: Iterable[Iterable[str]], *, min_freq: int = 1, max_size: int | None = None, **specials: Any
     ) -> Vocab:
         """Count the words of tokenized sentences and keep those that occur ``min_freq`` times or more.
 
@@ -283,7 +284,7 @@ def pad_sequences(
     *,
     padding: str = "post",
     truncating: str = "post",
-    dtype=None,
+    dtype: Any = None,
 ) -> np.ndarray:
     """Sequences of different lengths as one (N, T, …) array, filled up with ``value``.
 
@@ -329,7 +330,7 @@ class TextWindows(Dataset):
     default stride and ``batch_sampler=ContiguousBatchSampler(windows, batch_size)``.
     """
 
-    def __init__(self, tokens, length: int, stride: int | None = None):
+    def __init__(self, tokens: Any, length: int, stride: int | None = None):
         self.tokens = np.asarray(tokens)
         self.length, self.stride = length, length if stride is None else stride
         if self.tokens.ndim != 1 or not np.issubdtype(self.tokens.dtype, np.integer):
@@ -347,13 +348,13 @@ class TextWindows(Dataset):
     def __len__(self) -> int:
         return (len(self.tokens) - self.length - 1) // self.stride + 1
 
-    def __getitems__(self, indices):
+    def __getitems__(self, indices: Any) -> Any:
         starts = np.asarray(indices, dtype=np.int64)
         if starts.size and not (starts.min() >= 0 and starts.max() < len(self)):
             raise IndexError(f"TextWindows: window numbers must be in 0…{len(self) - 1}")
         windows = self.tokens[starts[:, None] * self.stride + np.arange(self.length + 1)].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         inputs, targets = self.__getitems__([index + len(self) if index < 0 else index])
         return inputs[0], targets[0]

@@ -50,13 +50,13 @@ class Hooks:
 
 
 @primitive(name="hook_point")
-def _hook_point(*xs, callback):
+def _hook_point(*xs: Any, callback: Callable[..., Any]) -> tuple:
     """The inputs, unchanged. In the backward pass ``callback`` sees their gradients together and may replace them."""
     return tuple(x.view() if type(x) is np.ndarray else x for x in xs)
 
 
 @_hook_point.defvjp_all
-def _hook_point_grad(g, needs, callback):
+def _hook_point_grad(g: Any, needs: Any, callback: Callable[..., Any]) -> Any:
     tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in g)
     replaced = callback(tensors)
     if replaced is None:

@@ -6,6 +6,9 @@ characters of each, and the state is carried from batch to batch. The validation
 the text, read in the same way as a few such runs.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from minidl import optim
 from minidl.data import ContiguousBatchSampler, DataLoader, TinyShakespeare
 from minidl.models import CharLSTM
@@ -22,12 +25,12 @@ class CharLSTMShakespeare(TextRecipe):
         "dropout": 0.0, "lr": 0.004, "warmup": 100, "weight_decay": 0.01, "clip": 1.0, "seed": 0,
     }  # fmt: skip
 
-    def model(self, config):
+    def model(self, config: Mapping[str, Any]) -> Any:
         return CharLSTM(
             config["vocab_size"], config["embedding"], config["hidden"], config["layers"], config["dropout"]
         )
 
-    def data(self, config, path):
+    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
         train = TinyShakespeare(path, train=True, length=config["length"], download=path is None)
         val = TinyShakespeare(path, train=False, length=config["length"], download=path is None)
         runs = max(n for n in range(1, 33) if len(val) % n == 0)  # so that no window is left over
@@ -36,7 +39,7 @@ class CharLSTMShakespeare(TextRecipe):
             DataLoader(val, batch_sampler=ContiguousBatchSampler(val, runs)),
         )
 
-    def training(self, config, model, steps):
+    def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         optimizer = optim.AdamW(
             model.parameters(), lr=config["lr"], betas=(0.9, 0.99), weight_decay=config["weight_decay"]
         )

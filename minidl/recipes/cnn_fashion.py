@@ -4,8 +4,11 @@ The data set's own list of benchmarks has 91.6 % for two convolutions with pooli
 the data was not at hand where it was written.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from minidl import nn
-from minidl.data import Compose, FashionMNIST, Normalize, RandomHorizontalFlip
+from minidl.data import Compose, DataLoader, FashionMNIST, Normalize, RandomHorizontalFlip
 from minidl.recipes.base import Target
 from minidl.recipes.lenet_mnist import LeNetMNIST
 
@@ -20,7 +23,7 @@ class CNNFashion(LeNetMNIST):
     dataset = FashionMNIST
     classes, mean, std = FashionMNIST.classes, FashionMNIST.mean, FashionMNIST.std
 
-    def model(self, config):
+    def model(self, config: Mapping[str, Any]) -> Any:
         return nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1, bias=False),  # 28 x 28
             nn.BatchNorm2d(32),
@@ -38,7 +41,7 @@ class CNNFashion(LeNetMNIST):
             nn.Linear(128, 10),
         )
 
-    def data(self, config, path):
+    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
         train, test = super().data(config, path)
         train.dataset.transform = Compose([RandomHorizontalFlip(), Normalize(self.mean, self.std)])
         return train, test

@@ -6,6 +6,9 @@ the whole last tenth of the text, in windows that begin without context, and the
 faster at this size. An "epoch" is 250 steps on windows drawn at random, with replacement.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from minidl import optim
 from minidl.data import DataLoader, RandomSampler, TinyShakespeare
 from minidl.models import GPT
@@ -23,7 +26,7 @@ class GPTShakespeare(TextRecipe):
         "seed": 0,
     }  # fmt: skip
 
-    def model(self, config):
+    def model(self, config: Mapping[str, Any]) -> Any:
         return GPT(
             block_size=config["context"],
             vocab_size=config["vocab_size"],
@@ -34,14 +37,14 @@ class GPTShakespeare(TextRecipe):
             bias=config["bias"],
         )
 
-    def data(self, config, path):
+    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
         train = TinyShakespeare(path, train=True, length=config["context"], stride=1, download=path is None)
         val = TinyShakespeare(path, train=False, length=config["context"], download=path is None)
         drawn = config["steps_per_epoch"] * config["batch_size"]
         windows = RandomSampler(train, replacement=True, num_samples=drawn)
         return DataLoader(train, config["batch_size"], sampler=windows), DataLoader(val, 64)
 
-    def training(self, config, model, steps):
+    def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         matrices = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [

@@ -5,6 +5,9 @@ test error without distorted images (figure 9). The model is :class:`minidl.mode
 at after every epoch, but decide nothing: the last weights count.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from minidl import nn, optim
 from minidl.data import MNIST, DataLoader, Normalize
 from minidl.models import LeNet5
@@ -19,17 +22,17 @@ class LeNetMNIST(ImageRecipe):
     dataset = MNIST
     classes, mean, std = MNIST.classes, MNIST.mean, MNIST.std
 
-    def model(self, config):
+    def model(self, config: Mapping[str, Any]) -> Any:
         return LeNet5()
 
-    def data(self, config, path):
+    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
         normalize = Normalize(self.mean, self.std)
         train = self.dataset(path, train=True, transform=normalize, download=path is None)
         test = self.dataset(path, train=False, transform=normalize, download=path is None)
         loader = DataLoader(train, config["batch_size"], shuffle=True, drop_last=True, num_workers=1)
         return loader, DataLoader(test, 1000)
 
-    def training(self, config, model, steps):
+    def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         optimizer = optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
         return {
             "loss": nn.CrossEntropyLoss(),

@@ -1,5 +1,8 @@
 """A multilayer perceptron on 8 x 8 digits: trains in seconds, on data that comes with minidl."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from minidl import nn, optim
 from minidl.data import Compose, DataLoader, Digits, Normalize, RandomCrop
 from minidl.recipes.base import ImageRecipe, Target
@@ -13,7 +16,7 @@ class MLPDigits(ImageRecipe):
     classes, size = Digits.classes, 8
     mean, std = Digits.mean, Digits.std
 
-    def model(self, config):
+    def model(self, config: Mapping[str, Any]) -> Any:
         return nn.Sequential(
             nn.Flatten(),
             nn.Linear(64, config["hidden"]),
@@ -22,13 +25,13 @@ class MLPDigits(ImageRecipe):
             nn.Linear(config["hidden"], 10),
         )
 
-    def data(self, config, path):
+    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
         normalize = Normalize(self.mean, self.std)
         train = Digits(train=True, transform=Compose([RandomCrop(8, padding=1), normalize]))  # shifted by up to a pixel
         test = Digits(train=False, transform=normalize)
         return DataLoader(train, config["batch_size"], shuffle=True), DataLoader(test, 256)
 
-    def training(self, config, model, steps):
+    def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         optimizer = optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=0.01)
         return {
             "loss": nn.CrossEntropyLoss(),

@@ -9,12 +9,15 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minidl import serialization
 from minidl.files import atomic_write
+
+if TYPE_CHECKING:
+    from minidl.train.trainer import Trainer
 
 
 class Callback:
@@ -25,19 +28,19 @@ class Callback:
     ``state_dict``.
     """
 
-    def on_fit_begin(self, trainer: Any) -> None:
+    def on_fit_begin(self, trainer: Trainer) -> None:
         """Training starts or resumes."""
 
-    def on_epoch_begin(self, trainer: Any) -> None:
+    def on_epoch_begin(self, trainer: Trainer) -> None:
         """An epoch starts. A resumed run does not call this again for the epoch that was under way."""
 
-    def on_step_end(self, trainer: Any, row: dict[str, Any]) -> None:
+    def on_step_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """An optimizer step is done."""
 
-    def on_epoch_end(self, trainer: Any, row: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """An epoch is done, validation included; its checkpoint is written after this."""
 
-    def on_fit_end(self, trainer: Any) -> None:
+    def on_fit_end(self, trainer: Trainer) -> None:
         """Training is done (not called when it is interrupted)."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class EarlyStopping(_Best):
         self.waited = 0
         self.weights: dict[str, np.ndarray] | None = None
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if self.improved(row):
             self.waited = 0
             if self.restore_best:
@@ -116,14 +119,14 @@ class EarlyStopping(_Best):
         if self.waited >= self.patience:
             trainer.should_stop = True
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         if self.weights is not None:
             trainer.model.load_state_dict(self.weights)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "weights": self.weights}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
 
 
@@ -138,14 +141,14 @@ class ModelCheckpoint(_Best):
         self.path = Path(path)
         serialization.library()
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if self.improved(row):
             trainer.save_weights(self.path)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
 
 
@@ -164,7 +167,7 @@ class _History(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         with atomic_write(self.path) as file:
             file.write(self.content(trainer.history))
 
@@ -175,14 +178,14 @@ class _History(Callback):
 class JSONLLogger(_History):
     """The history as a file with a JSON object on each line."""
 
-    def content(self, history):
+    def content(self, history: list[dict[str, Any]]) -> bytes:
         return "".join(json.dumps(jsonable(row)) + "\n" for row in history).encode()
 
 
 class CSVLogger(_History):
     """The history as a CSV file, with a column for every figure that is a number."""
 
-    def content(self, history):
+    def content(self, history: list[dict[str, Any]]) -> bytes:
         columns = list(dict.fromkeys(k for row in history for k, v in row.items() if not isinstance(v, (list, dict))))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -202,16 +205,16 @@ class LearningCurve(_History):
         self.interval, self.drawn_at = interval, -math.inf
         _matplotlib()
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if time.monotonic() - self.drawn_at >= self.interval:
             super().on_epoch_end(trainer, row)
             self.drawn_at = time.monotonic()
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         if trainer.history:
             super().on_epoch_end(trainer, trainer.history[-1])
 
-    def content(self, history):
+    def content(self, history: list[dict[str, Any]]) -> bytes:
         figure_class, canvas = _matplotlib()
         names = [k for k, v in history[-1].items() if isinstance(v, (int, float)) and not isinstance(v, bool)]
         names = [k for k in names if k not in ("epoch", "step", "seconds") and not k.startswith("lr")]
@@ -254,27 +257,27 @@ class TensorBoard(Callback):
         self._writer_class = tensorboardX.SummaryWriter
         self._writer: Any = None
 
-    def on_fit_begin(self, trainer):
+    def on_fit_begin(self, trainer: Trainer) -> None:
         # purge_step hides what an interrupted run had written beyond its checkpoint.
         self._writer = self._writer_class(str(self.folder), purge_step=trainer.step + 1 if trainer.step else None)
 
-    def on_step_end(self, trainer, row):
+    def on_step_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if self.every and trainer.step % self.every == 0:
             self._writer.add_scalar("step/loss", trainer.batch_loss, trainer.step)
             self._writer.add_scalar("step/lr", row["lr"], trainer.step)
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name not in ("epoch", "step"):
                 self._writer.add_scalar(f"epoch/{name}", value, trainer.step)
         self._writer.flush()
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         self._writer.close()
 
 
 class LRMonitor(Callback):
     """Adds every parameter group's learning rate, as of the epoch's last step, to the history: "lr/0", "lr/1" …"""
 
-    def on_epoch_end(self, trainer, row):
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         row.update({f"lr/{i}": rate for i, rate in enumerate(trainer.rates)})

@@ -273,7 +273,7 @@ class Precision(_FromConfusion):
 
     __doc__ += (_FromConfusion.__doc__ or "").split("\n", 1)[1]
 
-    def figure(self, hits, predicted, actual):
+    def figure(self, hits: Any, predicted: Any, actual: Any) -> Any:
         return _ratio(hits, predicted)
 
 
@@ -282,7 +282,7 @@ class Recall(_FromConfusion):
 
     __doc__ += (_FromConfusion.__doc__ or "").split("\n", 1)[1]
 
-    def figure(self, hits, predicted, actual):
+    def figure(self, hits: Any, predicted: Any, actual: Any) -> Any:
         return _ratio(hits, actual)
 
 
@@ -291,7 +291,7 @@ class F1(_FromConfusion):
 
     __doc__ += (_FromConfusion.__doc__ or "").split("\n", 1)[1]
 
-    def figure(self, hits, predicted, actual):
+    def figure(self, hits: Any, predicted: Any, actual: Any) -> Any:
         return _ratio(2 * hits, predicted + actual)
 
 

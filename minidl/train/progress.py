@@ -44,18 +44,19 @@ class Plain(Silent):
 
     def __init__(self, interval: float = 30.0) -> None:
         self.interval = interval
-        self.title, self.total, self.done, self.next_at = "", None, 0, 0.0
+        self.title, self.done, self.next_at = "", 0, 0.0
+        self.total: int | None = None
 
-    def begin(self, title, total, done=0):
+    def begin(self, title: str, total: int | None, done: int = 0) -> None:
         self.title, self.total, self.done, self.next_at = title, total, done, time.monotonic() + self.interval
 
-    def advance(self, row):
+    def advance(self, row: dict[str, Any]) -> None:
         self.done += 1
         if time.monotonic() >= self.next_at:
             self.next_at = time.monotonic() + self.interval
             self.message(f"{self.title}  {self.done}/{self.total or '?'}  {figures(row)}")
 
-    def message(self, text):
+    def message(self, text: str) -> None:
         print(text, flush=True)
 
 
@@ -76,25 +77,25 @@ class Live(Silent):
         )
         self.task: Any = None
 
-    def start(self):
+    def start(self) -> None:
         self.bar.start()
 
-    def stop(self):
+    def stop(self) -> None:
         self.bar.stop()
 
-    def begin(self, title, total, done=0):
+    def begin(self, title: str, total: int | None, done: int = 0) -> None:
         self.task = self.bar.add_task(title, total=total, completed=done, figures="", speed="")
 
-    def advance(self, row):
+    def advance(self, row: dict[str, Any]) -> None:
         speed = self.bar.tasks[-1].speed
         self.bar.update(self.task, advance=1, figures=figures(row), speed=f"{speed:.1f}/s" if speed else "")
 
-    def end(self):
+    def end(self) -> None:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
 
-    def message(self, text):
+    def message(self, text: str) -> None:
         self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

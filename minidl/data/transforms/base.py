@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def apply_batch(transform: Callable, images: np.ndarray, streams: SampleStreams)
     return np.stack(results) if results else images
 
 
-def apply_one(transform: Callable, image, streams: SampleStreams | None = None) -> np.ndarray:
+def apply_one(transform: Callable, image: Any, streams: SampleStreams | None = None) -> np.ndarray:
     """Apply a transform to one image, with its own stream, to the same result as in any batch."""
     streams = sample_streams(1) if streams is None else streams
     if hasattr(transform, "one"):
@@ -32,7 +33,7 @@ def apply_one(transform: Callable, image, streams: SampleStreams | None = None) 
         return transform(image)
 
 
-def as_chw(image) -> np.ndarray:
+def as_chw(image: Any) -> np.ndarray:
     """A Pillow image as a (C, H, W) uint8 array; an array as it is, if it has three axes."""
     if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
         if image.mode not in ("L", "RGB", "RGBA"):
@@ -86,7 +87,7 @@ def _own_streams(rng: Generator | None) -> SampleStreams:
 class Transform:
     """Base of the transforms here: a subclass defines ``batch``."""
 
-    def __call__(self, image, rng: Generator | None = None) -> np.ndarray:
+    def __call__(self, image: Any, rng: Generator | None = None) -> np.ndarray:
         return apply_one(self, image, _own_streams(rng))
 
     def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
@@ -99,19 +100,21 @@ class Compose(Transform):
     def __init__(self, transforms: Sequence[Callable]):
         self.transforms = list(transforms)
 
-    def one(self, image, streams):
+    def one(self, image: Any, streams: SampleStreams) -> np.ndarray:
         # Not through batch: the first may be a function of a Pillow image, or change the size.
         for position, transform in enumerate(self.transforms):
             image = apply_one(transform, image, streams.fold_in(position))
         return image
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         for position, transform in enumerate(self.transforms):
             images = apply_batch(transform, images, streams.fold_in(position))
         return images
 
 
-def random_boxes(u: np.ndarray, height: int, width: int, scale, ratio) -> tuple[np.ndarray, np.ndarray]:
+def random_boxes(
+    u: np.ndarray, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """A random box (top, left, h, w) for each row of ``u``, (N, 22) uniform, and whether one was found.
 
     Area is uniform in ``scale`` times the image, log aspect ratio uniform in ``ratio``; the first of ten
@@ -129,7 +132,7 @@ def random_boxes(u: np.ndarray, height: int, width: int, scale, ratio) -> tuple[
     return np.stack([top, left, h, w], axis=1), fits.any(axis=1)
 
 
-def check_ranges(scale, ratio, name):
+def check_ranges(scale: Sequence[float], ratio: Sequence[float], name: str) -> None:
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise ValueError(
             f"{name}: scale and ratio must be (low, high) with 0 < low <= high, and scale <= 1; got {scale} and {ratio}"

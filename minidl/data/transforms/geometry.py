@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from minidl.data.rng import SampleStreams
 from minidl.data.transforms.base import (
     Transform,
     check_batch,
@@ -27,7 +28,7 @@ class RandomHorizontalFlip(Transform):
     def __init__(self, p: float = 0.5):
         self.p = probability(p, type(self).__name__)
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, type(self).__name__)
         chosen = streams.uniform(1)[:, 0] < self.p
         result = images.copy()
@@ -47,7 +48,7 @@ class CenterCrop(Transform):
     def __init__(self, size: int | Sequence[int]):
         self.size = pair(size, "CenterCrop")
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "CenterCrop")
         (h, w), (height, width) = self.size, images.shape[2:]
         pads = [((missing + 1) // 2, missing // 2) for missing in (max(h - height, 0), max(w - width, 0))]
@@ -69,7 +70,7 @@ class RandomCrop(Transform):
             raise ValueError(f"RandomCrop: padding_mode must be 'constant' or 'reflect', got {padding_mode!r}")
         self.padding_mode = padding_mode
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "RandomCrop")
         (h, w), p = self.size, self.padding
         if p:
@@ -122,7 +123,7 @@ class Resize(Transform):
         self.size = int(size) if isinstance(size, (int, np.integer)) else pair(size, "Resize")
         pair(size, "Resize")
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "Resize")
         size = self.size
         if isinstance(size, int):
@@ -145,7 +146,7 @@ class RandomResizedCrop(Transform):
         self.size, self.scale, self.ratio = pair(size, "RandomResizedCrop"), tuple(scale), tuple(ratio)
         check_ranges(self.scale, self.ratio, "RandomResizedCrop")
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "RandomResizedCrop")
         height, width = images.shape[2:]
         boxes, found = random_boxes(streams.uniform(22), height, width, self.scale, self.ratio)
@@ -172,7 +173,7 @@ class RandomRotation(Transform):
             raise ValueError(f"RandomRotation: degrees must be a number >= 0 or a pair (low, high), got {degrees!r}")
         self.fill = fill
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         from scipy import ndimage
 
         check_batch(images, "RandomRotation")

@@ -57,7 +57,7 @@ class CutMix(MixUp):
     def __init__(self, num_classes: int, alpha: float = 1.0):
         super().__init__(num_classes, alpha)
 
-    def mix(self, images, weight, rng):
+    def mix(self, images: np.ndarray, weight: float, rng: Generator) -> tuple[np.ndarray, float, np.ndarray]:
         partner = rng.permutation(len(images))
         shape = np.array(images.shape[2:])
         center = (rng.uniform((2,)) * shape).astype(int)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.data.rng import SampleStreams
 from minidl.data.transforms.base import (
     Transform,
     as_chw,
@@ -33,12 +34,12 @@ class ToArray(Transform):
             raise ValueError(f"ToArray: layout must be 'HWC', 'CHW' or None, got {layout!r}")
         self.layout = layout
 
-    def one(self, image, streams):
+    def one(self, image: Any, streams: SampleStreams) -> np.ndarray:
         if not isinstance(image, np.ndarray):
             return self._scale(as_chw(image))
         return self.batch((image[:, :, None] if image.ndim == 2 else image)[None], streams)[0]
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "ToArray")
         layout = self.layout
         if layout is None:
@@ -51,7 +52,7 @@ class ToArray(Transform):
             layout = "CHW" if first else "HWC"
         return self._scale(images if layout == "CHW" else images.transpose(0, 3, 1, 2))
 
-    def _scale(self, images):
+    def _scale(self, images: np.ndarray) -> np.ndarray:
         if images.dtype == np.uint8:
             return np.multiply(images, np.float32(1 / 255), dtype=np.float32, order="C")
         return np.ascontiguousarray(to_floats(images, "ToArray"), dtype=np.float32)
@@ -66,7 +67,7 @@ class Normalize(Transform):
         if self.mean.shape != self.std.shape or self.mean.ndim != 1 or np.any(self.std <= 0):
             raise ValueError(f"Normalize: mean and std must be equally long and std positive, got {mean} and {std}")
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "Normalize")
         if len(self.mean) not in (1, images.shape[1]):
             raise ValueError(f"Normalize: {len(self.mean)} means for images of shape {images.shape[1:]}")
@@ -93,7 +94,7 @@ class ColorJitter(Transform):
             raise ValueError("ColorJitter: strengths must not be negative, and hue at most 0.5")
         self.strengths, self.hue = (brightness, contrast, saturation), hue
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "ColorJitter")
         if images.shape[1] != 3 and (self.strengths[2] or self.hue):
             raise ValueError(f"ColorJitter: saturation and hue need RGB images, got shape {images.shape[1:]}")
@@ -147,7 +148,7 @@ class Cutout(Transform):
     def __init__(self, size: int, fill: float = 0):
         self.size, self.fill = pair(size, "Cutout")[0], fill
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "Cutout")
         shape = np.array(images.shape[2:])
         start = (streams.uniform(2) * shape).astype(int) - self.size // 2
@@ -173,7 +174,7 @@ class RandomErasing(Transform):
         )
         check_ranges(self.scale, self.ratio, "RandomErasing")
 
-    def batch(self, images, streams):
+    def batch(self, images: np.ndarray, streams: SampleStreams) -> np.ndarray:
         check_batch(images, "RandomErasing")
         height, width = images.shape[2:]
         u = streams.uniform(23)

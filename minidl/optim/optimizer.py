@@ -157,6 +157,7 @@ class Optimizer(HasOptions):
         update, required, optional, constants = rule
         names = (*required, *(n for n in optional if n is not None))
         counted = "step" in update.inputs
+        watched = capturing()
         lr = live(lambda: group["lr"])
         for p in group["params"]:
             grad = p.grad
@@ -170,9 +171,9 @@ class Optimizer(HasOptions):
                 state = self._make_state(p, names, group)
                 arrays = [state[n] for n in required]
                 more = [n and state[n] for n in optional]
-            step = live(functools.partial(self._count, p))
+            step = live(functools.partial(self._count, p)) if watched else self._count(p)
             scalars = (lr, step) if counted else (lr,)
-            before = [state[n] for n in names] if capturing() else ()
+            before = [state[n] for n in names] if watched else ()
             new, *arrays = update(p.data, grad.data, *arrays, *scalars, *more, **constants)
             for n, array in zip(names, arrays):
                 state[n] = array

@@ -7,7 +7,7 @@ stranger's file runs none of their code. PyTorch and others read and write it to
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def to_bytes(state: Any, metadata: Mapping[str, str] | None = None) -> bytes:
         if not isinstance(name, str):
             raise TypeError(f"save: names must be strings, got {name!r}")
         array = np.asarray(to_numpy(value.data) if isinstance(value, Tensor) else value, order="C")
-        if array.dtype.newbyteorder("=") not in map(np.dtype, _DTYPES.values()):
+        if array.dtype.name != "bfloat16" and array.dtype.newbyteorder("=") not in map(np.dtype, _DTYPES.values()):
             raise TypeError(f"save: {name!r} has dtype {array.dtype}, which safetensors cannot hold")
         arrays[name] = array
     for key, value in (metadata or {}).items():
@@ -74,26 +74,36 @@ def from_bytes(content: bytes, source: str = "safetensors data") -> dict[str, np
         raise CorruptFileError(f"{source}: truncated, damaged, or not a safetensors file ({error})") from error
     arrays = {}
     for name, entry in entries:
-        code = entry["dtype"]
-        if code == "BF16":
-            raw = np.frombuffer(entry["data"], "<u2").astype(np.uint32) << 16
-            arrays[name] = raw.view(np.float32).reshape(entry["shape"])
-        elif code in _DTYPES:
-            array = np.frombuffer(entry["data"], np.dtype(_DTYPES[code]).newbyteorder("<")).reshape(entry["shape"])
-            arrays[name] = array.astype(_DTYPES[code])
-        else:
-            raise CorruptFileError(f"{source}: {name!r} has dtype {code}, which NumPy does not have")
+        try:
+            arrays[name] = _array(entry["dtype"], entry["data"], entry["shape"])
+        except ValueError as error:
+            raise CorruptFileError(f"{source}: {name!r}: {error}") from error
     return arrays
 
 
-def save(path: str | os.PathLike, state: Any, metadata: Mapping[str, str] | None = None) -> None:
+def _array(code: str, data: Any, shape: Sequence[int]) -> np.ndarray:
+    if code == "BF16":
+        raw = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return raw.view(np.float32).reshape(shape)
+    if code not in _DTYPES:
+        raise ValueError(f"dtype {code}, which NumPy does not have")
+    if code == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise ValueError("a byte of dtype BOOL is neither 0 nor 1")
+    array = np.frombuffer(data, np.dtype(_DTYPES[code]).newbyteorder("<"))
+    return array.reshape(shape).astype(_DTYPES[code])
+
+
+def save(state: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module's ``state_dict``, or any dict of names to tensors or arrays, as a safetensors file.
 
     ``metadata`` is a dict of strings that :func:`load_metadata` gives back. ``path`` holds either its old content or
-    all of the new one, whatever happens in between. Raises TypeError for what the format cannot hold.
+    all of the new one, whatever happens in between. Raises TypeError for what the format cannot hold, and for the
+    arguments the other way round.
     """
     from minidl.files import atomic_write
 
+    if isinstance(state, (str, os.PathLike)) and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"save: as in torch.save, the path comes second: minidl.save(model, {os.fspath(state)!r})")
     content = to_bytes(state, metadata)
     with atomic_write(path) as file:
         file.write(content)

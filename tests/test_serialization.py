@@ -21,7 +21,7 @@ def path(tmp_path):
 
 def test_module_comes_back(path):
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    minidl.save(path, model, metadata={"epoch": "3"})
+    minidl.save(model, path, metadata={"epoch": "3"})
     other.load_state_dict(minidl.load(path))
     np.testing.assert_array_equal(other.weight.detach().numpy(), model.weight.detach().numpy())
     assert serialization.load_metadata(path) == {"epoch": "3"}
@@ -35,7 +35,7 @@ def test_every_dtype_and_shape(path, dtype):
         "turned": np.arange(6).reshape(2, 3).astype(dtype).T,
         "strided": np.arange(10).astype(dtype)[::-2],
     }
-    minidl.save(path, state)
+    minidl.save(state, path)
     back = minidl.load(path)
     assert set(back) == set(state)
     for name, array in state.items():
@@ -45,12 +45,12 @@ def test_every_dtype_and_shape(path, dtype):
 
 
 def test_big_endian_arrays_keep_their_values(path):
-    minidl.save(path, {"x": np.arange(3, dtype=">f4")})
+    minidl.save({"x": np.arange(3, dtype=">f4")}, path)
     np.testing.assert_array_equal(minidl.load(path)["x"], [0, 1, 2])
 
 
 def test_tensors_that_require_gradients(path):
-    minidl.save(path, {"x": Tensor([1.0, 2.0], requires_grad=True)})
+    minidl.save({"x": Tensor([1.0, 2.0], requires_grad=True)}, path)
     np.testing.assert_array_equal(minidl.load(path)["x"], [1, 2])
 
 
@@ -58,7 +58,7 @@ def test_pytorch_reads_and_writes_the_same_file(path):
     torch = pytest.importorskip("torch", reason="reads the file with PyTorch")
     st = pytest.importorskip("safetensors.torch", reason="reads the file with PyTorch")
     model = nn.Linear(4, 3)
-    minidl.save(path, model)
+    minidl.save(model, path)
     theirs = torch.nn.Linear(4, 3)
     theirs.load_state_dict(st.load_file(path))
     np.testing.assert_array_equal(theirs.weight.detach().numpy(), model.weight.detach().numpy())
@@ -87,7 +87,7 @@ def test_other_files_are_refused(path, content):
 
 
 def test_truncated_file_is_refused(path):
-    minidl.save(path, {"x": np.arange(100.0)})
+    minidl.save({"x": np.arange(100.0)}, path)
     whole = path.read_bytes()
     for n in (7, 20, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n])
@@ -102,30 +102,66 @@ def test_header_that_points_outside_is_refused(path):
         minidl.load(path)
 
 
+def file_of(header, data):
+    header = json.dumps(header).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def test_a_boolean_is_0_or_1(path):
+    header = {"ok": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}}
+    path.write_bytes(file_of(header, b"\x00\x01\x01"))
+    np.testing.assert_array_equal(minidl.load(path)["ok"], [False, True, True])
+    path.write_bytes(file_of(header, b"\x00\x02\x01"))
+    with pytest.raises(CorruptFileError, match=r"weights.safetensors: 'ok': a byte of dtype BOOL is neither 0 nor 1"):
+        minidl.load(path)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [1] * 70, [0, 2**63 - 1, 3]])
+def test_shapes_that_numpy_cannot_have_are_refused(path, shape):
+    size = 4 * (0 not in shape)
+    header = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+    path.write_bytes(file_of(header, bytes(size)))
+    with pytest.raises(CorruptFileError, match=r"weights\.safetensors"):
+        minidl.load(path)
+
+
+def test_bfloat16_keeps_its_values(path):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="has bfloat16")
+    values = np.array([1.0, -2.5, 3e38, np.inf]).astype(ml_dtypes.bfloat16)
+    minidl.save({"x": values}, path)
+    np.testing.assert_array_equal(minidl.load(path)["x"], values.astype(np.float32))
+
+
+def test_the_path_comes_second(path):
+    with pytest.raises(TypeError, match=r"the path comes second: minidl\.save\(model, '.*weights\.safetensors'\)"):
+        minidl.save(path, nn.Linear(2, 2))
+    assert not path.exists()
+
+
 def test_missing_file(path):
     with pytest.raises(FileNotFoundError):
         minidl.load(path)
 
 
 def test_what_cannot_be_stored_is_refused_and_the_old_file_kept(path):
-    minidl.save(path, {"x": np.ones(2)})
+    minidl.save({"x": np.ones(2)}, path)
     for bad in ({"x": np.array(["a"])}, {"x": np.array([None])}, {1: np.ones(1)}, [np.ones(1)]):
         with pytest.raises(TypeError, match="save: "):
-            minidl.save(path, bad)
+            minidl.save(bad, path)
     with pytest.raises(TypeError, match="metadata"):
-        minidl.save(path, {"x": np.ones(1)}, metadata={"epoch": 1})
+        minidl.save({"x": np.ones(1)}, path, metadata={"epoch": 1})
     np.testing.assert_array_equal(minidl.load(path)["x"], [1, 1])
     assert os.listdir(path.parent) == [path.name]
 
 
 def test_crash_while_writing_keeps_the_old_file(path, monkeypatch):
-    minidl.save(path, {"x": np.ones(2)})
+    minidl.save({"x": np.ones(2)}, path)
 
     def fail(descriptor):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
-        minidl.save(path, {"x": np.zeros(2)})
+        minidl.save({"x": np.zeros(2)}, path)
     np.testing.assert_array_equal(minidl.load(path)["x"], [1, 1])
     assert os.listdir(path.parent) == [path.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import random
 import signal
 import traceback
 from collections import Counter, abc, deque
@@ -20,7 +21,7 @@ from minidl.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from minidl.random import Generator, default_generator
 
 # Sub-streams of an epoch's generator.
-_ORDER, _SAMPLES, _BATCHES = 0, 1, 2
+_ORDER, _SAMPLES, _BATCHES, _GLOBAL = 0, 1, 2, 3
 
 
 def collate(samples: list) -> Any:
@@ -113,10 +114,20 @@ def _start_process(fetcher: _Fetcher) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends this one
 
 
-def _fetch_in_process(*job: Any) -> Any:
+def _seed_globals(generator: Generator) -> None:
+    """Seed the generators that all code of a process shares: Python's, NumPy's and minidl's."""
+    words = [int(word) for word in generator.bits(8)]
+    random.seed(sum(word << 32 * i for i, word in enumerate(words)))
+    np.random.seed(words)
+    default_generator().set_state(generator.get_state())
+
+
+def _fetch_in_process(generator: Generator, number: int, indices: list[int], keys: list[int]) -> Any:
     assert _process_fetcher is not None
+    # Each process began with a copy of the same generators. By batch: which worker gets which batch is chance.
+    _seed_globals(generator.fold_in(_GLOBAL, number))
     try:
-        return _process_fetcher(*job)
+        return _process_fetcher(generator, number, indices, keys)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
@@ -154,7 +165,9 @@ class DataLoader:
 
     What is loaded is a function of (seed, epoch, order of the indices) alone: neither the number nor the kind
     of workers, nor how samples are batched, changes a sample's augmentation. A sample drawn several times in
-    an epoch is augmented differently each time.
+    an epoch is augmented differently each time. This holds for what is drawn from
+    :func:`~minidl.data.sample_rng`; code that draws from the global generators of Python, NumPy or minidl finds
+    them seeded anew for each batch of each epoch in worker processes, and in threads shares the program's.
 
     ``state_dict()`` names the epoch and the number of batches taken from it, and a loader with that state
     continues with the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all

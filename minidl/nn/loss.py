@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from types import FunctionType
 from typing import Any
 
+import numpy as np
+
 from minidl import ops
+from minidl.core.registry import to_numpy
 from minidl.core.tensor import as_tensor
 from minidl.nn.function import FunctionLayer
 
 
 class _Loss(FunctionLayer):
     """A loss function with its settings; tensors among them (class weights) are buffers. Inputs may be lists."""
+
+    reduction: str
 
     def __init__(self, weights: dict[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
@@ -21,6 +29,59 @@ class _Loss(FunctionLayer):
         weights = {name: getattr(self, name) for name in self._buffers}
         tensors = [as_tensor(x) if isinstance(x, list) else x for x in inputs]
         return type(self)._function(*tensors, **weights, **self.settings())
+
+    def count(self, output: Any, target: Any) -> float | None:
+        """What the mean over a batch was divided by, and so its weight in a mean over batches; None for a sum."""
+        return None if self.reduction == "sum" else self._count(output, target)
+
+    def _count(self, output: Any, target: Any) -> float:
+        return math.prod(np.shape(target))
+
+
+class _ClassLoss(_Loss):
+    """A loss of class scores (N, C, ...) or (C,), whose mean leaves out targets of the value ``ignore_index``."""
+
+    ignore_index: int
+    weight: Any
+    #: whether the mean is divided by the sum of the targets' class weights, and not by their number
+    weighted = True
+
+    def _count(self, output: Any, target: Any) -> float:
+        if target.dtype.kind not in "iu":  # probabilities of the classes
+            return math.prod(target.shape[:1] + target.shape[2:]) if target.ndim > 1 else 1
+        classes = to_numpy(as_tensor(target).data)
+        counted = classes[classes != self.ignore_index]
+        if self.weight is None or not self.weighted:
+            return counted.size
+        return float(to_numpy(self.weight.data)[counted].sum(dtype=np.float64))
+
+
+def as_module(loss: Any) -> Any:
+    """The module of a function of :mod:`minidl.ops`, bare or in ``functools.partial``; anything else as it is."""
+    settings: dict[str, Any] = {}
+    function = loss
+    while isinstance(function, functools.partial) and not function.args:
+        settings = {**function.keywords, **settings}
+        function = function.func
+    module = _modules().get(function) if isinstance(function, FunctionType) else None
+    return loss if module is None else module(**settings)
+
+
+def count(loss: Any, output: Any, target: Any) -> float | None:
+    """What ``loss(output, target)`` divided by to get the mean over a batch; None if it is a sum.
+
+    A loss says so in a method ``count(output, target)``, as those of this module have; for the functions of
+    :mod:`minidl.ops` it is their module's. For any other function it is ``len(target)``: a mean over samples.
+    """
+    loss = as_module(loss)
+    return loss.count(output, target) if hasattr(loss, "count") else len(target)
+
+
+@functools.cache
+def _modules() -> dict[Any, type[_Loss]]:
+    """The losses of this module by their function."""
+    found = (value for value in globals().values() if isinstance(value, type) and issubclass(value, _Loss))
+    return {cls._function: cls for cls in found if hasattr(cls, "_function")}
 
 
 class MSELoss(_Loss):
@@ -77,7 +138,7 @@ class BCEWithLogitsLoss(_Loss):
         super().__init__({"weight": weight, "pos_weight": pos_weight}, reduction=reduction)
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(_ClassLoss):
     """Cross-entropy of raw scores with class indices or probabilities."""
 
     _function = ops.cross_entropy
@@ -90,7 +151,7 @@ class CrossEntropyLoss(_Loss):
         )
 
 
-class NLLLoss(_Loss):
+class NLLLoss(_ClassLoss):
     """Negative log-likelihood: cross-entropy of log-probabilities with class indices."""
 
     _function = ops.nll_loss
@@ -99,10 +160,11 @@ class NLLLoss(_Loss):
         super().__init__({"weight": weight}, ignore_index=ignore_index, reduction=reduction)
 
 
-class FocalLoss(_Loss):
+class FocalLoss(_ClassLoss):
     """Cross-entropy that counts well-classified examples less; ``weight`` is the alpha of each class."""
 
     _function = ops.focal_loss
+    weighted = False
 
     def __init__(
         self, gamma: float = 2.0, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
@@ -126,6 +188,9 @@ class KLDivLoss(_Loss):
 
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
         super().__init__(reduction=reduction, log_target=log_target)
+
+    def _count(self, output: Any, target: Any) -> float:
+        return len(target) if self.reduction == "batchmean" else super()._count(output, target)
 
 
 class HingeLoss(_Loss):
@@ -191,3 +256,6 @@ class CTCLoss(_Loss):
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
         super().__init__(blank=blank, reduction=reduction, zero_infinity=zero_infinity)
+
+    def _count(self, output: Any, target: Any) -> float:
+        return output.shape[1] if output.ndim == 3 else 1

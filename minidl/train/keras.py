@@ -25,8 +25,7 @@ from minidl import nn, optim
 from minidl.core.dtypes import default_dtype
 from minidl.data import ArrayDataset, DataLoader
 from minidl.train import evaluation
-from minidl.train import metrics as metric_names
-from minidl.train.metrics import Accuracy, Metric, as_array
+from minidl.train.metrics import Metric, as_array
 from minidl.train.progress import choose
 from minidl.train.trainer import Trainer
 
@@ -94,11 +93,7 @@ def compile(
             raise ValueError(f"compile: {losses.__name__} takes logits; leave out the {type(last).__name__} at the end")
     if isinstance(optimizer, str):
         optimizer = _by_name("optimizer", optimizer, OPTIMIZERS)(model.parameters())
-    chosen = [metric_names.get(m) for m in metrics]
-    for metric, given in zip(chosen, metrics):
-        if isinstance(given, str) and isinstance(metric, Accuracy) and isinstance(loss, nn.BCEWithLogitsLoss):
-            metric.threshold = 0.0  # of logits
-    model._trainer = Trainer(model, loss, optimizer, metrics=chosen, **options)
+    model._trainer = Trainer(model, loss, optimizer, metrics=metrics, **options)
 
 
 def _by_name(what: str, name: str, known: dict[str, Any]) -> Any:

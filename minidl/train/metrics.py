@@ -16,6 +16,8 @@ import numpy as np
 from minidl.backend import to_numpy
 from minidl.core.context import no_grad
 from minidl.core.tensor import as_tensor
+from minidl.nn.loss import BCEWithLogitsLoss, SigmoidFocalLoss, as_module
+from minidl.nn.loss import count as batch_count
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -63,8 +65,9 @@ class _Mean(Metric):
         self._sum, self._weight = 0.0, 0.0
 
     def _add(self, value: float, weight: float) -> None:
-        self._sum += float(value) * weight
-        self._weight += weight
+        if weight:  # a mean over nothing is NaN, and counts for nothing
+            self._sum += float(value) * weight
+            self._weight += weight
 
     def compute(self) -> float:
         return self._sum / self._weight if self._weight else math.nan
@@ -81,65 +84,109 @@ class Mean(_Mean):
         self._add(value, weight)
 
 
-class MeanLoss(_Mean):
-    """Mean over samples of a loss function that averages over its batch, such as another loss than the trained one."""
+class LossMean(_Mean):
+    """A loss over many batches as if they were one: the mean weighted by what each batch's mean was divided by
+    (:func:`minidl.nn.loss.count`), or the sum of a loss that sums."""
+
+    def reset(self) -> None:
+        super().reset()
+        self._summed = False
+
+    def update(self, value: float, count: float | None) -> None:
+        """Take in a batch's loss; ``count`` is None if it is a sum."""
+        self._summed = count is None
+        self._add(value, 1.0 if count is None else count)
+
+    def compute(self) -> float:
+        return self._sum if self._summed else super().compute()
+
+
+class MeanLoss(LossMean):
+    """A loss function over all samples, such as another loss than the trained one."""
 
     def __init__(self, loss: Callable[[Any, Any], Any], name: str = "mean_loss") -> None:
         self.loss = loss
         super().__init__(name)
 
     def update(self, output: Any, target: Any) -> None:
+        output, target = as_tensor(output), as_tensor(target)
         with no_grad():
-            value = self.loss(as_tensor(output), as_tensor(target))
-        self._add(float(value), len(target))
+            value = self.loss(output, target)
+        super().update(float(value), batch_count(self.loss, output, target))
 
 
-def scores_and_labels(name: str, output: Any, target: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Class scores as (N, C) and labels as (N,), from outputs with the class axis at ``axis``.
+def scores_and_labels(
+    name: str, output: Any, target: Any, axis: int, ignore_index: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class scores as (N, C) and labels as (N,), from outputs with the class axis at ``axis``; what is ignored is left
+    out.
 
-    Targets are class numbers of the output's shape without ``axis``, or class probabilities of its very shape.
+    Targets are class numbers of the output's shape without ``axis``, or class probabilities of its very shape. Raises
+    ValueError for other shapes, and for classes that do not exist.
     """
     output, target = as_array(output), as_array(target)
-    if output.ndim < 2:
+    if output.ndim < 2 or not output.shape[axis]:
         raise ValueError(f"{name}: expected class scores with a class axis, got shape {output.shape}")
     output = np.moveaxis(output, axis, -1)
-    if target.dtype.kind == "f" and target.ndim == output.ndim:
+    if target.dtype.kind in "fV" and target.ndim == output.ndim:
         target = np.moveaxis(target, axis, -1).argmax(-1)
     if target.dtype.kind not in "iub" or target.shape != output.shape[:-1]:
         raise ValueError(
             f"{name}: class scores with the class axis at {axis} leave the shape {output.shape[:-1]}, so expected "
             f"integer targets of that shape, got {target.dtype}{list(target.shape)}"
         )
-    return output.reshape(-1, output.shape[-1]), target.reshape(-1)
+    scores, labels = output.reshape(-1, output.shape[-1]), target.reshape(-1)
+    if ignore_index is not None:
+        kept = labels != ignore_index
+        scores, labels = scores[kept], labels[kept]
+    return scores, _in_range(name, "target", labels, scores.shape[1])
 
 
 def predicted_and_labels(
-    name: str, output: Any, target: Any, axis: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true class numbers, both (N,).
+    name: str, output: Any, target: Any, axis: int, threshold: float, ignore_index: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predicted and true class numbers, both (N,), and the number of classes. Where a score is NaN the predicted class
+    is -1.
 
     An output of the target's own shape (or with one more axis of length 1) is a yes-or-no score, "yes" above
-    ``threshold``.
+    ``threshold``; its targets are 0 and 1, or probabilities.
     """
     output, target = as_array(output), as_array(target)
     if output.ndim == target.ndim + 1 and output.shape[-1] == 1:
         output = output[..., 0]
     if output.shape == target.shape and (output.ndim < 2 or output.shape[axis] == 1):
-        return (output > threshold).astype(np.int64).reshape(-1), target.astype(np.int64).reshape(-1)
-    scores, labels = scores_and_labels(name, output, target, axis)
-    return scores.argmax(-1), labels
+        scores, labels = output.reshape(-1), target.reshape(-1)
+        if ignore_index is not None:
+            scores, labels = scores[labels != ignore_index], labels[labels != ignore_index]
+        if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+            raise ValueError(
+                f"{name}: targets of a yes-or-no output must be in [0, 1], got {labels.min()} to {labels.max()}"
+            )
+        predicted, classes = (scores > threshold).astype(np.int64), 2
+        labels = (labels > 0.5).astype(np.int64)
+    else:
+        scores, labels = scores_and_labels(name, output, target, axis, ignore_index)
+        predicted, classes = scores.argmax(-1), scores.shape[1]
+    missing = scores != scores
+    return np.where(missing if missing.ndim == 1 else missing.any(1), -1, predicted), labels, classes
+
+
+def _in_range(name: str, what: str, labels: np.ndarray, classes: int) -> np.ndarray:
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"{name}: {what} classes must be in 0…{classes - 1}, got {labels.min()}…{labels.max()}")
+    return labels
 
 
 class Accuracy(Metric):
-    """Share of right predictions.
+    """Share of right predictions. A sample with a NaN among its scores is not right.
 
     Args:
         axis: class axis of the output.
         threshold: of a yes-or-no output (of the target's shape): 0.5 suits probabilities, 0 suits logits.
-        ignore_index: targets with this value do not count.
+        ignore_index: targets with this value do not count; None: all count.
     """
 
-    def __init__(self, axis: int = 1, threshold: float = 0.5, ignore_index: int | None = None, name: str = "accuracy"):
+    def __init__(self, axis: int = 1, threshold: float = 0.5, ignore_index: int | None = -100, name: str = "accuracy"):
         self.name, self.axis, self.threshold, self.ignore_index = name, axis, threshold, ignore_index
         self.reset()
 
@@ -147,12 +194,11 @@ class Accuracy(Metric):
         self._right, self._total = 0, 0
 
     def update(self, output: Any, target: Any) -> None:
-        predicted, labels = predicted_and_labels("Accuracy", output, target, self.axis, self.threshold)
-        right = predicted == labels
-        if self.ignore_index is not None:
-            right = right[labels != self.ignore_index]
-        self._right += int(np.count_nonzero(right))
-        self._total += len(right)
+        predicted, labels, _ = predicted_and_labels(
+            "Accuracy", output, target, self.axis, self.threshold, self.ignore_index
+        )
+        self._right += int(np.count_nonzero(predicted == labels))
+        self._total += len(labels)
 
     def compute(self) -> float:
         return self._right / self._total if self._total else math.nan
@@ -161,22 +207,27 @@ class Accuracy(Metric):
 class TopK(Metric):
     """Share of samples whose class is among the ``k`` best scored.
 
-    A class counts as soon as fewer than ``k`` classes score strictly higher, so ties favour the target.
+    A class counts as soon as fewer than ``k`` classes score strictly higher, so ties favour the target. A target whose
+    score is NaN is missed, and a NaN elsewhere counts as higher.
+
+    Args:
+        axis, ignore_index: as for :class:`Accuracy`.
     """
 
-    def __init__(self, k: int = 5, axis: int = 1, name: str | None = None) -> None:
+    def __init__(self, k: int = 5, axis: int = 1, name: str | None = None, ignore_index: int | None = -100) -> None:
         if k < 1:
             raise ValueError(f"TopK: k must be at least 1, got {k}")
-        self.name, self.k, self.axis = name or f"top{k}", k, axis
+        self.name, self.k, self.axis, self.ignore_index = name or f"top{k}", k, axis, ignore_index
         self.reset()
 
     def reset(self) -> None:
         self._right, self._total = 0, 0
 
     def update(self, output: Any, target: Any) -> None:
-        scores, labels = scores_and_labels("TopK", output, target, self.axis)
-        own = np.take_along_axis(scores, labels[:, None], 1)
-        self._right += int(np.count_nonzero((scores > own).sum(1) < self.k))
+        scores, labels = scores_and_labels("TopK", output, target, self.axis, self.ignore_index)
+        own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
+        higher = (~(scores <= own)).sum(1)
+        self._right += int(np.count_nonzero((higher < self.k) & (own == own)[:, 0]))
         self._total += len(labels)
 
     def compute(self) -> float:
@@ -188,13 +239,21 @@ class ConfusionMatrix(Metric):
 
     Args:
         num_classes: C; by default as many as the output has scores (2 for a yes-or-no output).
-        axis, threshold: as for :class:`Accuracy`.
+        axis, threshold, ignore_index: as for :class:`Accuracy`.
+
+    Raises ValueError for classes that do not exist and for scores that are NaN: they are in no column.
     """
 
     def __init__(
-        self, num_classes: int | None = None, axis: int = 1, threshold: float = 0.5, name: str = "confusion_matrix"
+        self,
+        num_classes: int | None = None,
+        axis: int = 1,
+        threshold: float = 0.5,
+        name: str = "confusion_matrix",
+        ignore_index: int | None = -100,
     ) -> None:
         self.name, self.num_classes, self.axis, self.threshold = name, num_classes, axis, threshold
+        self.ignore_index = ignore_index
         self.reset()
 
     def reset(self) -> None:
@@ -202,16 +261,15 @@ class ConfusionMatrix(Metric):
 
     def update(self, output: Any, target: Any) -> None:
         name = type(self).__name__
-        predicted, labels = predicted_and_labels(name, output, target, self.axis, self.threshold)
-        n = self.num_classes
-        if n is None:
-            shape = as_array(output).shape
-            multi = len(shape) > 1 and shape[self.axis] > 1
-            n = shape[self.axis] if multi else 2
-        for what, values in (("target", labels), ("predicted", predicted)):
-            if values.size and not (values.min() >= 0 and values.max() < n):
-                raise ValueError(f"{name}: {what} classes must be in 0…{n - 1}, got {values.min()}…{values.max()}")
-        counts = np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
+        predicted, labels, classes = predicted_and_labels(
+            name, output, target, self.axis, self.threshold, self.ignore_index
+        )
+        if (predicted < 0).any():
+            raise ValueError(f"{name}: {np.count_nonzero(predicted < 0)} of {len(labels)} samples have NaN scores")
+        n = classes if self.num_classes is None else self.num_classes
+        _in_range(name, "target", labels, n)
+        _in_range(name, "predicted", predicted, n)
+        counts = np.bincount(labels.astype(np.int64) * n + predicted, minlength=n * n).reshape(n, n)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def compute(self) -> Any:
@@ -226,7 +284,7 @@ class _FromConfusion(ConfusionMatrix):
     Args:
         average: "macro" is the plain mean over classes that occur in targets or predictions, as in scikit-learn;
             "micro" counts all decisions alike; "binary" is of class 1 alone; None gives one figure for each class.
-        num_classes, axis, threshold: as for :class:`ConfusionMatrix`.
+        num_classes, axis, threshold, ignore_index: as for :class:`ConfusionMatrix`.
 
     Where a figure is 0/0 (a class never predicted, for precision), it is 0.
     """
@@ -238,13 +296,14 @@ class _FromConfusion(ConfusionMatrix):
         axis: int = 1,
         threshold: float = 0.5,
         name: str | None = None,
+        ignore_index: int | None = -100,
     ) -> None:
         if average not in ("macro", "micro", "binary", None):
             raise ValueError(
                 f"{type(self).__name__}: average must be 'macro', 'micro', 'binary' or None, got {average!r}"
             )
         self.average = average
-        super().__init__(num_classes, axis, threshold, name or type(self).__name__.lower())
+        super().__init__(num_classes, axis, threshold, name or type(self).__name__.lower(), ignore_index)
 
     def figure(self, hits: Any, predicted: Any, actual: Any) -> Any:
         """The figure from true positives, predicted positives and actual positives."""
@@ -261,7 +320,10 @@ class _FromConfusion(ConfusionMatrix):
         if self.average == "micro":
             return float(self.figure(hits.sum(), predicted.sum(), actual.sum()))
         figures = self.figure(hits, predicted, actual)
-        return figures if self.average is None else float(figures[predicted + actual > 0].mean())
+        occurs = predicted + actual > 0
+        if self.average is None:
+            return figures
+        return float(figures[occurs].mean()) if occurs.any() else math.nan
 
 
 def _ratio(a: Any, b: Any) -> Any:
@@ -300,12 +362,12 @@ class Perplexity(Metric):
 
     Args:
         axis: class axis of the output.
-        ignore_index: targets with this value do not count.
+        ignore_index: targets with this value do not count; None: all count.
     """
 
     mode = "min"
 
-    def __init__(self, axis: int = 1, ignore_index: int | None = None, name: str = "perplexity") -> None:
+    def __init__(self, axis: int = 1, ignore_index: int | None = -100, name: str = "perplexity") -> None:
         self.name, self.axis, self.ignore_index = name, axis, ignore_index
         self.reset()
 
@@ -313,13 +375,12 @@ class Perplexity(Metric):
         self._nll, self._total = 0.0, 0
 
     def update(self, output: Any, target: Any) -> None:
-        scores, labels = scores_and_labels("Perplexity", output, target, self.axis)
-        if self.ignore_index is not None:
-            kept = labels != self.ignore_index
-            scores, labels = scores[kept], labels[kept]
+        scores, labels = scores_and_labels("Perplexity", output, target, self.axis, self.ignore_index)
+        scores = scores.astype(np.float64)
         top = scores.max(1, keepdims=True, initial=-np.inf)
-        log_sum = np.log(np.exp(scores - top).sum(1, dtype=np.float64)) + top[:, 0]
-        self._nll += float((log_sum - np.take_along_axis(scores, labels[:, None], 1)[:, 0]).sum())
+        log_sum = np.log(np.exp(scores - top).sum(1)) + top[:, 0]
+        own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)[:, 0]
+        self._nll += float((log_sum - own).sum())
         self._total += len(labels)
 
     def compute(self) -> float:
@@ -333,14 +394,14 @@ class MeanSquaredError(_Mean):
         super().__init__(name)
 
     def update(self, output: Any, target: Any) -> None:
-        error = self._error(output, target)
-        self._add(float(np.square(error, dtype=np.float64).sum()) / max(error.size, 1), error.size)
-
-    def _error(self, output: Any, target: Any) -> np.ndarray:
         output, target = as_array(output), as_array(target)
         if output.shape != target.shape:
             raise ValueError(f"{type(self).__name__}: output {output.shape} and target {target.shape} differ in shape")
-        return output - target
+        error = self._of(output.astype(np.float64) - target.astype(np.float64))
+        self._add(error.sum() / max(error.size, 1), error.size)
+
+    def _of(self, difference: np.ndarray) -> np.ndarray:
+        return np.square(difference)
 
 
 class MeanAbsoluteError(MeanSquaredError):
@@ -349,9 +410,8 @@ class MeanAbsoluteError(MeanSquaredError):
     def __init__(self, name: str = "mae") -> None:
         super().__init__(name)
 
-    def update(self, output: Any, target: Any) -> None:
-        error = self._error(output, target)
-        self._add(float(np.abs(error).sum(dtype=np.float64)) / max(error.size, 1), error.size)
+    def _of(self, difference: np.ndarray) -> np.ndarray:
+        return np.abs(difference)
 
 
 BY_NAME: dict[str, Callable[[], Metric]] = {
@@ -368,10 +428,19 @@ BY_NAME: dict[str, Callable[[], Metric]] = {
 }
 
 
-def get(metric: str | Metric) -> Metric:
-    """A metric by name, or the object itself. Raises ValueError that lists the names."""
+def get(metric: str | Metric, loss: Any = None) -> Metric:
+    """A metric by name, made to suit ``loss`` (its ``ignore_index``; the threshold of logits), or the object itself.
+
+    Raises ValueError that lists the names.
+    """
     if isinstance(metric, Metric):
         return metric
     if metric not in BY_NAME:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(sorted(BY_NAME))}")
-    return BY_NAME[metric]()
+    made: Any = BY_NAME[metric]()
+    loss = as_module(loss)
+    if hasattr(made, "ignore_index"):
+        made.ignore_index = getattr(loss, "ignore_index", made.ignore_index)
+    if hasattr(made, "threshold") and isinstance(loss, (BCEWithLogitsLoss, SigmoidFocalLoss)):
+        made.threshold = 0.0
+    return made

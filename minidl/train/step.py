@@ -26,34 +26,39 @@ class EagerStep:
         self.trainer = trainer
 
     def __call__(self, group: list) -> None:
-        """Train on a group of batches, mostly of one, whose gradients are averaged, weighted by their sizes."""
+        """Train on a group of batches, mostly of one, as if they were one large batch."""
         trainer = self.trainer
         trainer.optimizer.zero_grad()
-        samples = 0
+        counted = 0.0
         for batch in group:
             loss, output, target = trainer.compute(batch)
-            self.check_finite(loss)
-            n = len(target)
-            samples += n
-            (loss if len(group) == 1 else loss * n).backward()
-            trainer.note(loss, output, target)
-        if len(group) > 1:
+            count = self.take_in(loss, output, target)
+            counted += count or 0
+            (loss if len(group) == 1 or count is None else loss * count).backward()
+        if len(group) > 1 and counted:
             for parameter in self.parameters():
                 if parameter.grad is not None:
-                    parameter.grad = parameter.grad * (1 / samples)
+                    parameter.grad = parameter.grad * (1 / counted)
         self.clip_gradients()
         trainer.rates = trainer.current_rates()
         trainer.optimizer.step()
 
-    def check_finite(self, loss: Any) -> None:
-        """Raise NonFiniteLossError if that is wanted and the loss is NaN or infinite."""
-        trainer = self.trainer
-        if trainer.on_nan == "raise" and not math.isfinite(loss.item()):
+    def take_in(self, loss: Any, output: Any, target: Any) -> float | None:
+        """A batch's loss and metrics into the epoch's; returns what the batch counts for.
+
+        Raises NonFiniteLossError if that is wanted and the loss is NaN or infinite, though the batch counts for more
+        than nothing.
+        """
+        trainer, value = self.trainer, loss.item()
+        count = trainer.count(output, target)
+        if trainer.on_nan == "raise" and not math.isfinite(value) and count != 0:
             raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {trainer.step + 1} (epoch {trainer.epoch + 1}, "
+                f"the loss is {value} at step {trainer.step + 1} (epoch {trainer.epoch + 1}, "
                 f"batch {trainer.place.batches}; lr {trainer.current_rates()[0]:.4g}). Try a lower learning rate or "
                 "grad_clip_norm; minidl.autograd.detect_anomaly() names the operation that makes the first NaN."
             )
+        trainer.note(value, count, output, target)
+        return count
 
     def clip_gradients(self) -> None:
         """Limit each element of the gradient, and then its total norm, as far as the trainer asks for it."""
@@ -79,8 +84,7 @@ class CapturedStep(EagerStep):
         trainer, (batch,) = self.trainer, group
         trainer.rates = trainer.current_rates()
         loss, output, trainer.carried = self.captured(tuple(as_tensor(part) for part in batch), trainer.carried)
-        self.check_finite(loss)
-        trainer.note(loss, output, as_tensor(batch[-1]))
+        self.take_in(loss, output, as_tensor(batch[-1]))
 
     def whole(self, batch: Any, carried: Any) -> tuple[Any, Any, Any]:
         """What is captured: everything from the batch to the update, with the carried state passed in and out."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from minidl import serialization
 from minidl.core.tensor import Tensor, as_tensor
+from minidl.nn.loss import count as batch_count
 from minidl.optim import ExponentialMovingAverage
 from minidl.optim.lr_scheduler import ReduceLROnPlateau
 from minidl.random import Generator, default_generator
@@ -23,7 +24,7 @@ from minidl.train import checkpoint, evaluation
 from minidl.train import progress as display
 from minidl.train.callbacks import Callback
 from minidl.train.interrupts import Interrupted, Interrupts
-from minidl.train.metrics import Mean, Metric, as_array, get
+from minidl.train.metrics import LossMean, Metric, as_array, get
 from minidl.train.state import Place, gather, map_leaves, restore
 from minidl.train.step import CapturedStep, EagerStep
 
@@ -39,9 +40,11 @@ class Trainer:
     override :meth:`compute`.
 
     Args:
-        model, loss, optimizer: the loss is averaged over the batch's first axis.
+        model, loss, optimizer: the loss of a batch is a mean or a sum. What its mean was divided by, and so how much
+            the batch counts, is what the loss's method ``count(output, target)`` says (:func:`minidl.nn.loss.count`):
+            for minidl's losses without ignored targets and by class weight, for other functions ``len(target)``.
         metrics: :class:`~minidl.train.metrics.Metric` objects or their names, computed on training and validation
-            data.
+            data. Those given by name leave out the targets that the loss ignores.
         scheduler: changes the learning rate.
         scheduler_interval: when it steps: "step" (after every optimizer step), "epoch" (after every epoch), or
             "plateau" (after every epoch, with the value of ``monitor``). By default "plateau" for ReduceLROnPlateau,
@@ -49,7 +52,7 @@ class Trainer:
         monitor: name of the figure that a plateau scheduler watches.
         callbacks: :class:`~minidl.train.callbacks.Callback` objects, called in this order.
         grad_clip_norm, grad_clip_value: limit the gradient's total norm, or each of its elements.
-        accumulate_steps: batches whose gradients are averaged, weighted by their sizes, into one optimizer step.
+        accumulate_steps: batches whose gradients make one optimizer step, the same as that of one large batch.
         ema: average of the weights, used for validation: a :class:`~minidl.optim.ExponentialMovingAverage`, or its
             decay (buffers are averaged too then).
         seed: seeds the default generator when ``fit`` starts (dropout and everything else that draws from it).
@@ -108,7 +111,7 @@ class Trainer:
         if run_dir is not None:
             serialization.library()  # an ImportError now, not after the first epoch
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.metrics = [get(m) for m in metrics]
+        self.metrics = [get(m, loss) for m in metrics]
         self.scheduler, self.monitor = scheduler, monitor
         self.scheduler_interval = _interval(scheduler, scheduler_interval)
         self.callbacks = list(callbacks)
@@ -128,7 +131,7 @@ class Trainer:
         self.started_at = (0, 0)  # epoch and step at which the last fit() began: its limits count from there
         self.should_stop = False
         self.batch_loss, self.rates = math.nan, self.current_rates()
-        self.running: list[Metric] = [Mean("loss"), *self.metrics]  # over the epoch under way
+        self.running: list[Metric] = [LossMean("loss"), *self.metrics]  # over the epoch under way
         self.carried: Any = None  # what the model carries from batch to batch
 
         self._step = CapturedStep(self) if jit else EagerStep(self)
@@ -267,10 +270,14 @@ class Trainer:
             output = self.model(*inputs)
         return self.loss(output, target), output, target
 
-    def note(self, loss: Any, output: Any, target: Any) -> None:
+    def count(self, output: Any, target: Any) -> float | None:
+        """What the loss of a batch was divided by, None if it is a sum: see :func:`minidl.nn.loss.count`."""
+        return batch_count(self.loss, output, target)
+
+    def note(self, loss: float, count: float | None, output: Any, target: Any) -> None:
         """Take a batch's loss and metrics into the epoch's."""
-        self.batch_loss = loss.item()
-        self.running[0].update(self.batch_loss, len(target))
+        self.batch_loss = loss
+        self.running[0].update(loss, count)
         for metric in self.metrics:
             metric.update(output, target)
 
@@ -302,14 +309,14 @@ class Trainer:
             return {name.removeprefix("val_"): value for name, value in self._evaluate(loader, "evaluate").items()}
 
     def _evaluate(self, loader: Iterable, title: str) -> dict[str, Any]:
-        figures = [Mean("loss"), *(copy.deepcopy(m) for m in self.metrics)]
+        figures = [LossMean("loss"), *(copy.deepcopy(m) for m in self.metrics)]
         for metric in figures:
             metric.reset()
         self.display.begin(title, len(loader) if isinstance(loader, Sized) else None)
         with self._evaluating():
             for batch in loader:
                 loss, output, target = self.compute(batch)
-                figures[0].update(loss.item(), len(target))
+                figures[0].update(loss.item(), self.count(output, target))
                 for metric in figures[1:]:
                     metric.update(output, target)
                 self.display.advance({f"val_{m.name}": _plain(m.compute()) for m in figures})
@@ -344,7 +351,7 @@ class Trainer:
 
     def save_weights(self, path: str | Path) -> None:
         """Write :meth:`weights` as a safetensors file."""
-        serialization.save(path, self.weights())
+        serialization.save(self.weights(), path)
 
     def save_checkpoint(self, train_loader: Any = None, folder: str | Path | None = None) -> Path:
         """Write everything needed to resume to ``folder``; by default ``run_dir/checkpoints/step-…``."""

@@ -121,7 +121,7 @@ def test_info(minidl, run, tmp_path):
     assert "test_accuracy 0." in out
     status, out, _ = minidl("info", "run/checkpoints/step-00000045")
     assert status == 0 and "undamaged: epoch 1, step 45" in out
-    serialization.save("w.safetensors", {"a.weight": np.zeros((2, 3), np.float32)}, {"made by": "hand"})
+    serialization.save({"a.weight": np.zeros((2, 3), np.float32)}, "w.safetensors", {"made by": "hand"})
     status, out, _ = minidl("info", "w.safetensors")
     assert status == 0 and "a.weight" in out and "[2, 3]" in out and "1 arrays, 6 elements, 24 bytes" in out
     assert "made by: hand" in out

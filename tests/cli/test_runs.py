@@ -229,7 +229,7 @@ def test_weights_of_another_shape_are_refused(minidl, tmp_path):
     weights = serialization.load(tmp_path / "run/model.safetensors")
     name = next(iter(weights))
     weights[name] = weights[name][:3]
-    serialization.save(tmp_path / "run/model.safetensors", weights)
+    serialization.save(weights, tmp_path / "run/model.safetensors")
     status, _, err = minidl("eval", "run")
     assert status == 2 and "does not fit the run's config.json" in err and name in err
     (tmp_path / "run/model.safetensors").unlink()

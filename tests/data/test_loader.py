@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import traceback
@@ -226,6 +227,33 @@ class VeryBroken(Noisy):
 def test_an_exception_that_cannot_be_pickled_is_shown():
     with pytest.raises(RuntimeError, match=r"(?s)Unpicklable in a worker process.*__getitem__"):
         list(DataLoader(VeryBroken(), 4, num_workers=1, worker_type="process"))
+
+
+class GlobalNoise(Noisy):
+    """Draws from the generators that all code of a process shares."""
+
+    def __getitem__(self, index):
+        return random.random(), np.random.random(), minidl.random.default_generator().uniform()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_global_generators_in_worker_processes(start):
+    """No two samples, workers or epochs get the same numbers, and a second run gets the same."""
+
+    def draw(workers):
+        loader = DataLoader(GlobalNoise(), 4, num_workers=workers, worker_type="process", mp_context=start, seed=3)
+        return np.concatenate([np.stack(batch) for _ in range(2) for batch in loader], axis=1)
+
+    before = random.getstate(), np.random.get_state()[1].copy(), default_generator().get_state()
+    drawn = draw(2)
+    assert drawn.shape == (3, 46)
+    for row in drawn:
+        assert len(set(row.tolist())) == 46
+    np.testing.assert_array_equal(drawn, draw(1))
+    after = random.getstate(), np.random.get_state()[1], default_generator().get_state()
+    assert before[0] == after[0]  # the main process's are left alone
+    np.testing.assert_array_equal(before[1], after[1])
+    np.testing.assert_array_equal(before[2], after[2])
 
 
 class Handlers(Noisy):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import minidl
+from minidl import nn, ops
 from minidl.train import metrics as M
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,62 @@ def test_accuracy_of_yes_or_no_outputs():
     assert streamed(M.Accuracy(), p[:, None], y) == 0.5
     assert streamed(M.Accuracy(), p[:, None], y[:, None]) == 0.5
     assert streamed(M.Accuracy(threshold=0.3), p, y) == 0.75
+
+
+def test_nan_scores_are_a_miss():
+    nan = np.nan
+    output = np.array([[nan, 0, 0], [0, nan, 1], [nan, nan, nan], [0.1, 0.2, 0.3]], np.float32)
+    target = np.array([0, 2, 1, 2])  # argmax takes the first NaN for the largest
+    assert streamed(M.Accuracy(), output, target) == 0.25
+    assert streamed(M.TopK(1), output, target) == 0.25
+    assert streamed(M.TopK(2), output, target) == 0.5  # the second: at most one class scores higher
+    assert streamed(M.TopK(3), output, target) == 0.5  # a NaN of its own is always a miss
+    assert streamed(M.Accuracy(), np.array([nan, nan, 0.9]), np.array([0, 1, 1])) == pytest.approx(1 / 3)
+    assert math.isnan(streamed(M.Perplexity(), output, target))
+    assert math.isnan(streamed(M.MeanSquaredError(), output, output))
+    for name in ("confusion_matrix", "precision", "recall", "f1"):
+        with pytest.raises(ValueError, match="3 of 4 samples have NaN scores"):
+            streamed(M.get(name), output, target)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5", "confusion_matrix", "perplexity", "f1"])
+def test_ignored_targets_count_for_nothing(name):
+    output, target = scores(50, 6)
+    ignored = np.arange(50) % 3 == 0
+    want = streamed(M.get(name), output[~ignored], target[~ignored])
+    np.testing.assert_allclose(streamed(M.get(name), output, np.where(ignored, -100, target)), want, rtol=1e-12)
+    zero = M.get(name, nn.CrossEntropyLoss(ignore_index=99))  # by name, they ignore what the loss ignores
+    np.testing.assert_allclose(streamed(zero, output, np.where(ignored, 99, target)), want, rtol=1e-12)
+    everything = M.get(name)
+    everything.update(output, np.full(50, -100))
+    assert np.isnan(everything.compute()).all() or not np.any(everything.compute())
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5", "confusion_matrix", "perplexity"])
+@pytest.mark.parametrize("bad", [-1, 6, 2**40])
+def test_classes_that_do_not_exist_are_refused(name, bad):
+    output, target = scores(5, 6)
+    target[2] = bad
+    with pytest.raises(ValueError, match=r"target classes must be in 0…5"):
+        M.get(name).update(output, target)
+
+
+def test_targets_of_yes_or_no_outputs():
+    logits, y = np.array([-2.0, 0.3, 2.0]), np.array([0, 1, 1])
+    assert streamed(M.get("accuracy", nn.BCEWithLogitsLoss()), logits, y) == 1
+    assert streamed(M.get("accuracy"), logits, y) == pytest.approx(2 / 3)  # as probabilities
+    assert streamed(M.get("accuracy", ops.binary_cross_entropy_with_logits), logits, y) == 1
+    assert streamed(M.Accuracy(), np.array([0.2, 0.8]), np.array([0.1, 0.9], np.float32)) == 1  # smoothed
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], got -1 to 1"):
+        M.Accuracy().update(logits, np.array([-1, 1, 1]))
+
+
+def test_integers_and_half_precision_do_not_overflow():
+    assert streamed(M.MeanSquaredError(), np.zeros(3, np.uint8), np.full(3, 200, np.uint8)) == 40000
+    assert streamed(M.MeanAbsoluteError(), np.zeros(3, np.uint8), np.full(3, 200, np.uint8)) == 200
+    half = np.full(4, 300, np.float16)
+    assert streamed(M.MeanSquaredError(), half, -half) == 360000
+    assert streamed(M.Perplexity(), np.zeros((70000, 2), np.float16), np.zeros(70000, int), 70000) == pytest.approx(2)
 
 
 def test_bad_targets_are_refused():

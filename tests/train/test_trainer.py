@@ -1,5 +1,6 @@
 """The Trainer: that it learns, resumes bit for bit, accumulates, clips, averages, stops, and refuses bad input."""
 
+import functools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("safetensors", reason='checkpoints need safetensors: pip install "minidl[train]"')
 
 import minidl
-from minidl import nn, optim, serialization
+from minidl import nn, ops, optim, serialization
 from minidl.data import ArrayDataset, DataLoader, TextWindows
 from minidl.optim import lr_scheduler
 from minidl.train import (
@@ -255,6 +256,73 @@ def test_accumulated_batches_equal_a_large_one():
     assert small.step == large.step == 6
     for name, value in weights(small).items():
         np.testing.assert_allclose(value, weights(large)[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def ignoring(n=48, classes=3):
+    """Data of which some samples have no target."""
+    x, y = arrays(n)
+    return x, np.where(np.random.default_rng(1).random(n) < 0.4, -100, y)
+
+
+LOSSES = {
+    "cross-entropy": nn.CrossEntropyLoss(),
+    "class weights": nn.CrossEntropyLoss(weight=np.array([0.2, 1.0, 3.0], np.float32)),
+    "smoothed": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "function": ops.cross_entropy,
+    "partial": functools.partial(ops.cross_entropy, ignore_index=-100),
+    "focal": nn.FocalLoss(),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_averages_weigh_by_what_was_counted(name):
+    """With ignored targets, batches of 8 are as good as one of 48, in evaluation and in accumulated gradients."""
+    x, y = ignoring()
+
+    def trainer(accumulate_steps=1):
+        minidl.manual_seed(0)
+        model = Net(p=0)
+        optimizer = optim.SGD(model.parameters(), lr=0.01)
+        return Trainer(
+            model, LOSSES[name], optimizer, metrics=["accuracy"], accumulate_steps=accumulate_steps, progress=False
+        )
+
+    def batches(size):
+        return DataLoader(ArrayDataset(x, y), size)
+
+    whole = trainer().evaluate(batches(48))
+    assert np.isfinite(whole["loss"]) and whole["accuracy"] <= 1
+    for size in (5, 8, 20):
+        found = trainer().evaluate(batches(size))
+        assert found["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert found["accuracy"] == whole["accuracy"]
+    large, small, uneven = trainer(), trainer(6), trainer(3)
+    large.fit(batches(48), epochs=2)
+    small.fit(batches(8), epochs=2)
+    uneven.fit(batches(20), epochs=2)
+    for other in (small, uneven):
+        for key, value in weights(large).items():
+            np.testing.assert_allclose(weights(other)[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+        for row, want in zip(other.history, large.history):
+            assert row["loss"] == pytest.approx(want["loss"], rel=1e-5) and row["accuracy"] == want["accuracy"]
+
+
+def test_a_loss_may_say_what_it_counts():
+    class PerToken(nn.Module):
+        def forward(self, output, target):
+            return ((output[:, 0] - target) ** 2 * (target != 0)).sum() / self.count(output, target)
+
+        def count(self, output, target):
+            return int((np.asarray(target) != 0).sum())
+
+    y = np.array([0, 1, 2, 3, 0, 0, 1, 1, 1, 1, 1], np.float32)
+    x = np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
+    minidl.manual_seed(0)
+    model = Net()
+    trainer = Trainer(model, PerToken(), optim.SGD(model.parameters()), progress=False)
+    want = trainer.evaluate([(x, y)])["loss"]
+    assert trainer.evaluate([(x[:3], y[:3]), (x[3:], y[3:])])["loss"] == pytest.approx(want, rel=1e-6)
 
 
 def test_clipping_by_norm_and_value():

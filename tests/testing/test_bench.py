@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -117,6 +118,30 @@ def test_implementations_take_turns(backends):
     run("relu", ["one", "two"])
     timed = order[2:]  # after the two checks
     assert timed[:8] == ["one", "two", "two", "one", "one", "two", "two", "one"]
+
+
+class Lazy(np.ndarray):
+    """An array that a backend may wait for: it can be weakly referenced."""
+
+
+def test_results_are_held_until_the_backend_has_waited_for_them(backends, monkeypatch):
+    backend, held, last = backends["one"], [], [None]
+
+    def work(x):
+        out = np.maximum(x, 0).view(Lazy)
+        last[0] = weakref.ref(out)
+        return out
+
+    def calls_in_flight():
+        if last[0] is not None:
+            held.append(last[0]() is not None)
+            last[0] = None
+
+    monkeypatch.setattr(backend, "synchronize", calls_in_flight)
+    backend.kernels["relu"] = [Kernel("relu", "one", work)]
+    run("relu", ["one"])
+    roofline._best(lambda: work(np.ones(3)), backend.synchronize)
+    assert len(held) > 10 and all(held)
 
 
 def test_same_reference_is_timed_once(backends):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import secrets
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,24 +66,101 @@ def missing(what: str, looked_at: list[Path], hint: str = "") -> FileNotFoundErr
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, parents: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary binary file next to ``path`` that takes its name once written and flushed.
 
-    ``path`` holds either its old content or all of the new one, whatever happens in between.
+    ``path`` holds either its old content or all of the new one, whatever happens in between; an OSError names it.
+    ``parents`` creates the folders above it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: it makes files that only their owner can read.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
+
+
+_LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+
+
+def clear_leftovers(folder: str | os.PathLike) -> None:
+    """Delete what :func:`atomic_write` left in ``folder`` when its process was killed. Only for who owns the folder."""
+    for path in Path(folder).iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Make an OSError that is raised inside say which file it is about: a full disk's does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+class InUseError(UserError, RuntimeError):
+    """A folder that one process at a time may write to is in use."""
+
+
+_holders: dict[Path, tuple[int, int, BinaryIO]] = {}  # folder -> thread, how often it entered, the open lock file
+_holding = threading.Lock()
+
+
+@contextmanager
+def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+    """Inside, no other process and no other thread gets past here for the same ``folder``.
+
+    The lock is the operating system's, on the file ``.lock`` in the folder, and ends with the process, however that
+    ends. Child processes do not share it. The thread that has it may enter again. Raises InUseError if another has it.
+    """
+    path = Path(folder).resolve()
+    me = threading.get_ident()
+    with _holding:
+        thread, entered, file = _holders.get(path, (me, 0, None))
+        if thread != me:
+            raise InUseError(f"{folder} is in use by another thread")
+        if file is None:
+            file = open(path / ".lock", "ab")  # noqa: SIM115
+            try:
+                _lock(file)
+            except OSError:
+                file.close()
+                raise InUseError(f"{folder} is in use: another process is training there") from None
+        _holders[path] = me, entered + 1, file
+    try:
+        yield
+    finally:
+        with _holding:
+            if entered:
+                _holders[path] = me, entered, file
+            else:
+                del _holders[path]
+                file.close()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock an open file for this process. Raises OSError if another has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def download(

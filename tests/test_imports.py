@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 #: From the bottom up. Members of one layer do not import each other, and none imports from a layer above its own.
 LAYERS = (
-    ("minidl.errors", "minidl.version"),
+    ("minidl.errors", "minidl.ranges", "minidl.version"),
     ("minidl.blas", "minidl.files"),
     ("minidl.core",),
     ("minidl.backend",),

@@ -6,7 +6,8 @@ from typing import Any
 
 from minidl.ops.optimizer import adam_update, muon_update
 from minidl.optim.optimizer import Optimizer, Rule
-from minidl.optim.options import Range, at_least, decay_rates, one_of, option
+from minidl.optim.options import option
+from minidl.ranges import Range, at_least, decay_rates, one_of
 
 
 class Muon(Optimizer):

@@ -8,7 +8,8 @@ from minidl.core.registry import namespace
 from minidl.core.tensor import Tensor
 from minidl.ops.optimizer import nadam_update
 from minidl.optim.optimizer import Optimizer, Rule
-from minidl.optim.options import at_least, decay_rates, option
+from minidl.optim.options import option
+from minidl.ranges import at_least, decay_rates
 
 
 class NAdam(Optimizer):

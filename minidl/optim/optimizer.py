@@ -95,10 +95,7 @@ class Optimizer(HasOptions):
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError if an option of ``group`` is out of range. Subclasses add what concerns several options."""
         for name, declared in self.options.items():
-            if not declared.allowed.holds(group[name]):
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must be {declared.allowed.expected}, got {group[name]!r}"
-                )
+            declared.allowed.check(f"{type(self).__name__}: {name}", group[name])
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Add parameters with their own options, such as layers unfrozen during training."""

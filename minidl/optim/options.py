@@ -18,31 +18,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
-
-class Range(NamedTuple):
-    """The values that an option may have: a test, and the words for it in an error message."""
-
-    holds: Callable[[Any], bool]
-    expected: str
-
-
-def at_least(bound: float) -> Range:
-    """Numbers from ``bound`` on."""
-    return Range(lambda value: value >= bound, f"at least {bound}")
-
-
-def one_of(*values: Any) -> Range:
-    """These values only."""
-    *most, last = map(repr, values)
-    return Range(lambda value: value in values, f"{', '.join(most)} or {last}")
-
-
-#: any value
-anything = Range(lambda value: True, "anything")
-#: numbers in [0, 1]
-fraction = Range(lambda value: 0 <= value <= 1, "in [0, 1]")
-#: the decay rates of two running averages, as Adam has them
-decay_rates = Range(lambda value: len(value) == 2 and all(0 <= b < 1 for b in value), "two numbers in [0, 1)")
+from minidl.ranges import Range, anything
 
 
 class Option(NamedTuple):

@@ -6,7 +6,8 @@ from typing import Any
 
 from minidl.ops.optimizer import radam_update
 from minidl.optim.optimizer import Optimizer, Rule
-from minidl.optim.options import at_least, decay_rates, option
+from minidl.optim.options import option
+from minidl.ranges import at_least, decay_rates
 
 
 class RAdam(Optimizer):

@@ -6,7 +6,8 @@ from typing import Any
 
 from minidl.ops.optimizer import rmsprop_update
 from minidl.optim.optimizer import Optimizer, Rule
-from minidl.optim.options import at_least, fraction, option
+from minidl.optim.options import option
+from minidl.ranges import at_least, fraction
 
 
 class RMSprop(Optimizer):

@@ -14,6 +14,7 @@ from minidl.train.callbacks import (
 )
 from minidl.train.checkpoint import CheckpointError
 from minidl.train.evaluation import predict
+from minidl.train.finite import NonFiniteLossError
 from minidl.train.interrupts import Interrupted
 from minidl.train.metrics import (
     F1,
@@ -29,7 +30,7 @@ from minidl.train.metrics import (
     Recall,
     TopK,
 )
-from minidl.train.step import NonFiniteLossError
+from minidl.train.run_dir import RunFolderError
 from minidl.train.trainer import Trainer
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Perplexity",
     "Precision",
     "Recall",
+    "RunFolderError",
     "TensorBoard",
     "TopK",
     "Trainer",

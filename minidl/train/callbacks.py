@@ -15,6 +15,7 @@ import numpy as np
 
 from minidl import serialization
 from minidl.files import atomic_write
+from minidl.train.progress import TIMES
 
 if TYPE_CHECKING:
     from minidl.train.trainer import Trainer
@@ -134,22 +135,48 @@ class ModelCheckpoint(_Best):
     """Writes the model's weights to ``path`` (safetensors) each time ``monitor`` is better than ever before.
 
     With an ``ema`` these are the averaged weights, as it is they that were validated.
+
+    Args:
+        restore_best: put the best weights back into the model at the end. They are then part of checkpoints, too, so
+            that a resumed run has them even if ``path`` is lost.
     """
 
-    def __init__(self, path: str | Path, monitor: str = "val_loss", mode: str = "auto") -> None:
+    def __init__(
+        self, path: str | Path, monitor: str = "val_loss", mode: str = "auto", restore_best: bool = False
+    ) -> None:
         super().__init__(monitor, mode)
-        self.path = Path(path)
+        self.path, self.restore_best = Path(path), restore_best
+        self.epoch: int | None = None
+        self.weights: dict[str, np.ndarray] | None = None
         serialization.library()
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.weights is not None:
+            self._write(self.weights)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if self.improved(row):
-            trainer.save_weights(self.path)
+            self.epoch = row["epoch"]
+            weights = trainer.weights()
+            self._write(weights)
+            if self.restore_best:
+                self.weights = weights
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self.weights is not None:
+            trainer.model.load_state_dict(self.weights)
+
+    def _write(self, weights: dict[str, np.ndarray]) -> None:
+        content = serialization.to_bytes(weights)
+        with atomic_write(self.path, parents=False) as file:
+            file.write(content)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        self.best, self.epoch, self.weights = state["best"], state["epoch"], state["weights"]
 
 
 def jsonable(value: Any) -> Any:
@@ -167,9 +194,13 @@ class _History(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        with atomic_write(self.path) as file:
-            file.write(self.content(trainer.history))
+        content = self.content(trainer.history)
+        with atomic_write(self.path, parents=False) as file:
+            file.write(content)
 
     def content(self, history: list[dict[str, Any]]) -> bytes:
         raise NotImplementedError
@@ -217,7 +248,7 @@ class LearningCurve(_History):
     def content(self, history: list[dict[str, Any]]) -> bytes:
         figure_class, canvas = _matplotlib()
         names = [k for k, v in history[-1].items() if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        names = [k for k in names if k not in ("epoch", "step", "seconds") and not k.startswith("lr")]
+        names = [k for k in names if k not in ("epoch", "step", *TIMES) and not k.startswith("lr")]
         losses = [k for k in names if k.endswith("loss")]
         panels = [p for p in (losses, [k for k in names if k not in losses]) if p]
         figure = figure_class(figsize=(5 * len(panels), 3.5), layout="constrained")

@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import UserError
+from minidl.files import naming
 from minidl.optim.state import join_arrays, split_arrays
 from minidl.serialization import from_bytes, to_bytes
 
 _NAME = re.compile(r"step-\d+")
 _FILES = ("model.safetensors", "training.safetensors", "state.json")
-_VERSION = 1
+_VERSION = 2
 
 
 class CheckpointError(UserError, ValueError):
@@ -41,10 +42,9 @@ def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, A
     """Write a checkpoint: the model's ``state_dict``, and everything else as nested dicts and lists of numbers,
     strings and arrays. Replaces one of the same name."""
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    temporary, old = _beside(folder)
+    _recover(folder)
     arrays, rest = split_arrays(training)
     state = {"format": "minidl.checkpoint", "version": _VERSION, "state": rest}
     contents = {
@@ -53,19 +53,44 @@ def save(folder: str | os.PathLike, model: dict[str, Any], training: dict[str, A
         "state.json": json.dumps(state, indent=1).encode(),
     }
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
-    temporary.mkdir()
-    for name, content in {**contents, "SHA256SUMS": sums.encode()}.items():
-        with open(temporary / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync_folder(temporary)
+    try:
+        temporary.mkdir()
+        for name, content in {**contents, "SHA256SUMS": sums.encode()}.items():
+            with naming(folder / name), open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(temporary)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
     _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def tidy(folder: str | os.PathLike) -> None:
+    """Clear what a process that was killed while it wrote a checkpoint has left in ``folder``. A checkpoint that it was
+    about to replace is put back."""
+    for path in list(Path(folder).glob(".step-*")):
+        if _NAME.fullmatch(path.stem[1:]):
+            _recover(path.with_name(path.stem[1:]))
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """What a checkpoint is written as, and what one of the same name is called meanwhile."""
+    return folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    temporary, old = _beside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -114,6 +139,21 @@ def listed(folder: str | os.PathLike) -> list[Path]:
     """The checkpoints in ``folder``, oldest first."""
     folder = Path(folder)
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def latest(folder: str | os.PathLike) -> tuple[Path | None, Any, str]:
+    """The latest checkpoint in ``folder`` that can be used, its content, and what is wrong with a later one ("": there
+    is none). Without any checkpoint the first is None; raises CheckpointError if there are some and none can be used.
+    """
+    first = None
+    for path in reversed(listed(folder)):
+        try:
+            return path, load(path), "" if first is None else str(first).splitlines()[0]
+        except CheckpointError as error:
+            first = first or error
+    if first is not None:
+        raise first
+    return None, None, ""
 
 
 def name_of(step: int) -> str:

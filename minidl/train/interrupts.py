@@ -1,4 +1,4 @@
-"""Ctrl-C during training: the step under way is finished first, so that a consistent state is saved."""
+"""Ctrl-C and SIGTERM during training: the step under way is finished first, so that a consistent state is saved."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed; the state is saved at ``checkpoint`` (None: there is no run folder to save it in)."""
+    """Ctrl-C was pressed, or SIGTERM came (``signum`` says which); the state is saved at ``checkpoint`` (None: there is
+    no run folder to save it in)."""
 
-    def __init__(self, message: str, checkpoint: Path | None) -> None:
+    def __init__(self, message: str, checkpoint: Path | None, signum: int = signal.SIGINT) -> None:
         super().__init__(message)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.signum = checkpoint, signum
 
 
 class Interrupts:
-    """Counts presses of Ctrl-C; true once there was one."""
+    """Counts interrupts; true once there was one. ``signum`` is the first one's signal."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.signum = 0, int(signal.SIGINT)
 
     def __bool__(self) -> bool:
         return self.count > 0
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Inside, the first Ctrl-C is only counted; a second one raises KeyboardInterrupt at once."""
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a background job's
-        if ignored or threading.current_thread() is not threading.main_thread():  # others get no signals
+        """Inside, the first interrupt is only counted; a second one raises KeyboardInterrupt at once. A signal that is
+        ignored, or that the program handles in a way of its own, is left to it."""
+        if threading.current_thread() is not threading.main_thread():  # others get no signals
             yield
             return
 
@@ -39,10 +40,13 @@ class Interrupts:
             self.count += 1
             if self.count > 1:
                 raise KeyboardInterrupt
+            self.signum = signum
 
-        before = signal.signal(signal.SIGINT, note)
+        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        before = {s: signal.signal(s, note) for s, handler in usual.items() if signal.getsignal(s) == handler}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
             self.count = 0

@@ -6,12 +6,15 @@ import sys
 import time
 from typing import Any
 
+#: figures of a row of the history that are no result
+TIMES = ("seconds", "cpu_seconds")
+
 
 def figures(row: dict[str, Any]) -> str:
     """``loss 0.0412  accuracy 0.9871``: the numbers of a row of the history, for people."""
     shown = []
     for name, value in row.items():
-        if name in ("epoch", "step", "seconds") or isinstance(value, bool) or not isinstance(value, (int, float)):
+        if name in ("epoch", "step", *TIMES) or isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         shown.append(f"{name} {value:.4g}" if name.startswith("lr") else f"{name} {value:.4f}")
     return "  ".join(shown)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,26 @@ class Place:
     trained: bool = False
     #: batches taken from the loader in this epoch
     batches: int = 0
-    #: time spent in this epoch, also before it was interrupted
+    #: time spent in this epoch, also before it was interrupted: by the clock, and by processors
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class Clock:
+    """Time since it was made, on top of what was spent before."""
+
+    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+        self._wall, self._cpu = time.monotonic() - seconds, cpu_time() - cpu_seconds
+
+    def read(self) -> tuple[float, float]:
+        """Seconds by the clock, and of processor time."""
+        return time.monotonic() - self._wall, cpu_time() - self._cpu
+
+
+def cpu_time() -> float:
+    """Processor time of this process, all its threads, and its children that have ended, in seconds."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def gather(trainer: Trainer, train_loader: Any) -> dict[str, Any]:

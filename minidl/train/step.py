@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from minidl.core.tensor import as_tensor
-from minidl.errors import UserError
 from minidl.jit import jit as captured
 from minidl.optim import clip_grad_norm_, clip_grad_value_
+from minidl.train.finite import check_batch_loss
 
 if TYPE_CHECKING:
     from minidl.train.trainer import Trainer
-
-
-class NonFiniteLossError(UserError, ArithmeticError):
-    """The loss became NaN or infinite. The weights are those from before the step."""
 
 
 class EagerStep:
@@ -46,17 +41,13 @@ class EagerStep:
     def take_in(self, loss: Any, output: Any, target: Any) -> float | None:
         """A batch's loss and metrics into the epoch's; returns what the batch counts for.
 
-        Raises NonFiniteLossError if that is wanted and the loss is NaN or infinite, though the batch counts for more
-        than nothing.
+        Raises NonFiniteLossError as :func:`~minidl.train.finite.check_batch_loss` does, unless the batch counts for
+        nothing: a mean over nothing is NaN.
         """
         trainer, value = self.trainer, loss.item()
         count = trainer.count(output, target)
-        if trainer.on_nan == "raise" and not math.isfinite(value) and count != 0:
-            raise NonFiniteLossError(
-                f"the loss is {value} at step {trainer.step + 1} (epoch {trainer.epoch + 1}, "
-                f"batch {trainer.place.batches}; lr {trainer.current_rates()[0]:.4g}). Try a lower learning rate or "
-                "grad_clip_norm; minidl.autograd.detect_anomaly() names the operation that makes the first NaN."
-            )
+        if count != 0:
+            check_batch_loss(trainer, value)
         trainer.note(value, count, output, target)
         return count
 

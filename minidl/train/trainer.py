@@ -6,7 +6,6 @@ import contextlib
 import copy
 import itertools
 import math
-import time
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
@@ -20,13 +19,25 @@ from minidl.nn.loss import count as batch_count
 from minidl.optim import ExponentialMovingAverage
 from minidl.optim.lr_scheduler import ReduceLROnPlateau
 from minidl.random import Generator, default_generator
-from minidl.train import checkpoint, evaluation
+from minidl.ranges import above, one_of, optional, whole
+from minidl.train import checkpoint, evaluation, finite, run_dir
 from minidl.train import progress as display
 from minidl.train.callbacks import Callback
 from minidl.train.interrupts import Interrupted, Interrupts
 from minidl.train.metrics import LossMean, Metric, as_array, get
-from minidl.train.state import Place, gather, map_leaves, restore
+from minidl.train.state import Clock, Place, gather, map_leaves, restore
 from minidl.train.step import CapturedStep, EagerStep
+
+#: The ranges of the Trainer's options.
+OPTIONS = {
+    "grad_clip_norm": optional(above(0)),
+    "grad_clip_value": optional(above(0)),
+    "accumulate_steps": whole(1),
+    "checkpoint_every": whole(0),
+    "checkpoint_steps": optional(whole(1)),
+    "keep_checkpoints": whole(1),
+    "on_nan": one_of("raise", "ignore"),
+}
 
 
 class Trainer:
@@ -59,17 +70,19 @@ class Trainer:
         carry_state: truncated back-propagation through time: the model is called as ``model(input, …, state)`` and
             returns ``(output, state)``; the state, detached, is what the next batch gets. It starts as None in every
             epoch and every evaluation.
-        run_dir: folder for checkpoints; none are written without it.
+        run_dir: folder for checkpoints; none are written without it. One process at a time may train there.
         checkpoint_every: epochs from one checkpoint to the next (0: none but on Ctrl-C).
         checkpoint_steps: optimizer steps from one checkpoint to the next, besides those at ends of epochs.
         keep_checkpoints: how many to keep.
-        on_nan: "raise" :class:`NonFiniteLossError` when the loss is not finite, or "ignore".
+        on_nan: "raise" :class:`NonFiniteLossError` when a loss, or a weight at the end of an epoch or before a
+            checkpoint, is NaN or infinite, or "ignore". No checkpoint is written then.
         jit: capture the training step with :func:`minidl.jit` and replay it. A loss that is not finite is then noticed
             after its update. Not with ``accumulate_steps``.
         progress: show progress: a live bar on a terminal, plain lines elsewhere.
 
     Attributes:
-        history: a dict per finished epoch: "epoch", "step", "lr", "loss", metrics, "val_loss" …
+        history: a dict per finished epoch: "epoch", "step", "lr", "loss", metrics, "val_loss" …, and the time it took,
+            "seconds" by the clock and "cpu_seconds" of processors.
         epoch, step: epochs and optimizer steps done.
         batch_loss, rates: the last batch's loss, and the learning rates (one per parameter group) of the last step.
         should_stop: set it (in a callback) to stop after the step under way.
@@ -100,14 +113,11 @@ class Trainer:
         jit: bool = False,
         progress: bool | display.Silent = True,
     ) -> None:
-        if accumulate_steps < 1:
-            raise ValueError(f"Trainer: accumulate_steps must be at least 1, got {accumulate_steps}")
+        given = vars()
+        for name, allowed in OPTIONS.items():
+            allowed.check(f"Trainer: {name}", given[name])
         if jit and accumulate_steps > 1:
             raise ValueError("Trainer: jit=True captures one batch per step; accumulate_steps must be 1")
-        if keep_checkpoints < 1:
-            raise ValueError(f"Trainer: keep_checkpoints must be at least 1, got {keep_checkpoints}")
-        if on_nan not in ("raise", "ignore"):
-            raise ValueError(f"Trainer: on_nan must be 'raise' or 'ignore', got {on_nan!r}")
         if run_dir is not None:
             serialization.library()  # an ImportError now, not after the first epoch
         self.model, self.loss, self.optimizer = model, loss, optimizer
@@ -127,7 +137,7 @@ class Trainer:
         # What a checkpoint keeps (see minidl.train.state)
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = 0
-        self.place = Place()
+        self.place, self.clock = Place(), Clock()
         self.started_at = (0, 0)  # epoch and step at which the last fit() began: its limits count from there
         self.should_stop = False
         self.batch_loss, self.rates = math.nan, self.current_rates()
@@ -151,52 +161,62 @@ class Trainer:
 
         Args:
             resume: continue an interrupted ``fit`` that was called with the same arguments: True from the latest
-                checkpoint in ``run_dir`` (from the start if there is none), a path from that checkpoint.
+                undamaged checkpoint in ``run_dir`` (from the start if there is none at all), a path from that
+                checkpoint.
 
         Returns:
             The history.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
-            Interrupted: Ctrl-C was pressed. The state has been saved if there is a run folder. A second Ctrl-C
-                stops at once, with KeyboardInterrupt.
+            Interrupted: Ctrl-C was pressed, or SIGTERM came. The state has been saved if there is a run folder. A
+                second one stops at once, with KeyboardInterrupt.
             CheckpointError: the checkpoint to resume from is damaged; the message names an earlier one.
+            InUseError: another process, or another thread, trains in ``run_dir``.
         """
         if epochs is None and max_steps is None:
             raise ValueError("fit: give epochs or max_steps")
-        if not self._resume(resume, train_loader):
-            self.started_at = (self.epoch, self.step)
-            if self.seed is not None:
-                # Folded, so that dropout does not draw the same numbers as the initial weights.
-                state = Generator(self.seed).fold_in(0x747261696E).get_state()
-                default_generator().set_state(state)
-            self.should_stop = False
-        last_epoch = math.inf if epochs is None else self.started_at[0] + epochs
-        last_step = math.inf if max_steps is None else self.started_at[1] + max_steps
-        self.model.train()
-        with self._interrupts.caught(), self._showing():
-            self._call("on_fit_begin")
-            while not self.should_stop and self.epoch < last_epoch and (self.step < last_step or self.place.mid_epoch):
-                self._fit_epoch(train_loader, val_loader, epochs, last_step)
-            self._call("on_fit_end")
+        optional(whole(0)).check("fit: epochs", epochs)
+        optional(whole(0)).check("fit: max_steps", max_steps)
+        with run_dir.owned(self.run_dir):
+            if not self._resume(resume, train_loader):
+                self.started_at = (self.epoch, self.step)
+                self.place = Place()  # an epoch that an error ended is not taken up again
+                if self.seed is not None:
+                    # Folded, so that dropout does not draw the same numbers as the initial weights.
+                    state = Generator(self.seed).fold_in(0x747261696E).get_state()
+                    default_generator().set_state(state)
+                self.should_stop = False
+            last_epoch = math.inf if epochs is None else self.started_at[0] + epochs
+            last_step = math.inf if max_steps is None else self.started_at[1] + max_steps
+            self.model.train()
+            with self._interrupts.caught(), self._showing():
+                self._call("on_fit_begin")
+                while (
+                    not self.should_stop and self.epoch < last_epoch and (self.step < last_step or self.place.mid_epoch)
+                ):
+                    self._fit_epoch(train_loader, val_loader, epochs, last_step)
+                self._call("on_fit_end")
         return self.history
 
     def _fit_epoch(self, train_loader: Iterable, val_loader: Iterable | None, epochs: Any, last_step: float) -> None:
-        began = time.monotonic() - self.place.seconds
+        self.clock = Clock(self.place.seconds, self.place.cpu_seconds)
         if not self.place.mid_epoch:
             self.place, self.carried = Place(mid_epoch=True), None
             for metric in self.running:
                 metric.reset()
             self._call("on_epoch_begin")
         title = f"epoch {self.epoch + 1}" + (f"/{self.started_at[0] + epochs}" if epochs is not None else "")
-        self._train_epoch(train_loader, title, last_step, began)
+        self._train_epoch(train_loader, title, last_step)
+        finite.check_weights(self)
         row = self._row()
         if val_loader is not None:
             if hasattr(val_loader, "set_epoch"):
                 val_loader.set_epoch(self.epoch)
             row |= self._evaluate(val_loader, f"{title} validation")
             self._save_if_interrupted(train_loader)
-        row["seconds"] = round(time.monotonic() - began, 3)
+            finite.check_validation_loss(self, row["val_loss"])
+        row["seconds"], row["cpu_seconds"] = (round(seconds, 3) for seconds in self.clock.read())
         if self.scheduler_interval == "epoch":
             self.scheduler.step()
         elif self.scheduler_interval == "plateau":
@@ -204,13 +224,14 @@ class Trainer:
         self.epoch += 1
         self.place = Place()
         self.history.append(row)
+        run_dir.check_there(self.run_dir)
         self._call("on_epoch_end", row)
         self.display.message(f"{title}  {display.figures(row)}  {row['seconds']:.1f} s")
         if self._due(self.epoch, self.checkpoint_every):
             self.save_checkpoint(train_loader)
         self._save_if_interrupted(train_loader)
 
-    def _train_epoch(self, train_loader: Any, title: str, last_step: float, began: float) -> None:
+    def _train_epoch(self, train_loader: Any, title: str, last_step: float) -> None:
         """What is left of the epoch's optimizer steps."""
         batches = len(train_loader) if isinstance(train_loader, Sized) else None
         total = None if batches is None else -(-batches // self.accumulate_steps)
@@ -221,7 +242,6 @@ class Trainer:
                 row = self._row()
                 self.display.advance(row)
                 self._call("on_step_end", row)
-                self.place.seconds = time.monotonic() - began
                 if self._due(self.step, self.checkpoint_steps):
                     self.save_checkpoint(train_loader)
                 self._save_if_interrupted(train_loader)
@@ -358,9 +378,13 @@ class Trainer:
         if folder is None:
             if self.run_dir is None:
                 raise ValueError("save_checkpoint: this Trainer has no run_dir; give a folder")
-            folder = self.run_dir / "checkpoints" / checkpoint.name_of(self.step)
+            folder = run_dir.checkpoints(self.run_dir) / checkpoint.name_of(self.step)
+            run_dir.check_there(self.run_dir)
+        finite.check_weights(self)
+        if self.place.mid_epoch:
+            self.place.seconds, self.place.cpu_seconds = self.clock.read()
         path = checkpoint.save(folder, self.model.state_dict(), gather(self, train_loader))
-        if self.run_dir is not None and path.parent == self.run_dir / "checkpoints":
+        if self.run_dir is not None and path.parent == run_dir.checkpoints(self.run_dir):
             checkpoint.prune(path.parent, self.keep_checkpoints)
         return path
 
@@ -370,10 +394,12 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or was made by another model, optimizer, scheduler or data set.
         """
-        model, training = checkpoint.load(folder)
+        self._restore(folder, checkpoint.load(folder), train_loader)
+
+    def _restore(self, folder: str | Path, content: tuple[dict, dict], train_loader: Any) -> None:
         try:
-            restore(self, model, training, train_loader)
-        except (ValueError, KeyError, RuntimeError, TypeError) as error:
+            restore(self, *content, train_loader)
+        except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise checkpoint.CheckpointError(f"{folder}: does not fit this Trainer: {error}") from error
 
     def _resume(self, resume: bool | str | Path, train_loader: Any) -> bool:
@@ -383,23 +409,25 @@ class Trainer:
         if resume is True:
             if self.run_dir is None:
                 raise ValueError("fit: resume=True needs a run_dir, or pass the checkpoint's path")
-            found = checkpoint.listed(self.run_dir / "checkpoints")
-            if not found:
-                return False
-            resume = found[-1]
+            found, content, problem = checkpoint.latest(run_dir.checkpoints(self.run_dir))
+            if problem:
+                self.display.message(f"{problem}\nResuming from {found}")
+            if found is not None:
+                self._restore(found, content, train_loader)
+            return found is not None
         self.load_checkpoint(resume, train_loader)
         return True
 
-    # Ctrl-C
+    # Ctrl-C and SIGTERM
 
     def _save_if_interrupted(self, train_loader: Any) -> None:
         if not self._interrupts:
             return
         if self.run_dir is None:
-            raise Interrupted("interrupted; nothing is saved, as there is no run_dir", None)
+            raise Interrupted("interrupted; nothing is saved, as there is no run_dir", None, self._interrupts.signum)
         path = self.save_checkpoint(train_loader)
         self.display.message(f"Saved {path}\nTo resume: {self.resume_hint}")
-        raise Interrupted(f"interrupted; saved {path}", path)
+        raise Interrupted(f"interrupted; saved {path}", path, self._interrupts.signum)
 
     @contextlib.contextmanager
     def _showing(self) -> Iterator[None]:

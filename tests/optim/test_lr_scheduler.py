@@ -303,6 +303,65 @@ def test_bad_arguments(make, error, match):
         make(our_optimizer())
 
 
+OPTIONS = {
+    "StepLR": ({"step_size": 2, "gamma": 0.5}, {"step_size": [0, -1, 1.5, True], "gamma": []}),
+    "MultiStepLR": ({"milestones": [2], "gamma": 0.5}, {"milestones": [[-1], [1.5]], "gamma": []}),
+    "ExponentialLR": ({"gamma": 0.5}, {"gamma": []}),
+    "ConstantLR": ({"factor": 0.5, "total_iters": 3}, {"factor": [0, 2], "total_iters": [-1, 1.5]}),
+    "LinearLR": (
+        {"start_factor": 0.5, "end_factor": 1, "total_iters": 3},
+        {"start_factor": [0, 2], "end_factor": [-1, 2], "total_iters": [-1, 1.5]},
+    ),
+    "PolynomialLR": ({"total_iters": 3, "power": 2}, {"total_iters": [0, -1, 1.5], "power": [-1]}),
+    "CosineAnnealingLR": ({"T_max": 3, "eta_min": 0}, {"T_max": [0, -1, 1.5], "eta_min": [-1]}),
+    "CosineAnnealingWarmRestarts": (
+        {"T_0": 3, "T_mult": 1, "eta_min": 0},
+        {"T_0": [0], "T_mult": [0], "eta_min": [-1]},
+    ),
+    "WarmupCosineLR": (
+        {"warmup_steps": 1, "total_steps": 3, "min_factor": 0},
+        {"warmup_steps": [-1, 3], "total_steps": [0], "min_factor": [-1, 2]},
+    ),
+    "OneCycleLR": (
+        {"max_lr": 0.1, "total_steps": 9, "pct_start": 0.3, "div_factor": 2, "final_div_factor": 2},
+        {"max_lr": [-1], "total_steps": [0, 1.5], "pct_start": [2], "div_factor": [0], "final_div_factor": [0]},
+    ),
+    "ReduceLROnPlateau": (
+        {"factor": 0.5, "patience": 1, "threshold": 0, "cooldown": 0, "min_lr": 0, "eps": 0},
+        {"factor": [1], "patience": [-1], "threshold": [-1], "cooldown": [-1], "min_lr": [-1], "eps": [-1]},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        (name, option, value)
+        for name, (_, bad) in OPTIONS.items()
+        for option, values in bad.items()
+        for value in ([[math.nan]] if option == "milestones" else [math.nan, math.inf, "x"]) + values
+    ],
+)
+def test_options_out_of_range_are_named(name, option, value):
+    make, (good, _) = getattr(ours, name), OPTIONS[name]
+    scheduler = make(our_optimizer(), **good)
+    for _ in range(3):
+        scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+    with pytest.raises(ValueError, match=f"{name}: (a )?{option.removesuffix('s')}"):
+        make(our_optimizer(), **{**good, option: value})
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_one_cycle_of_any_length(steps):
+    """Also where its way up or down has no step at all."""
+    for share in (0.0, 1 / steps, 0.5, 1.0):
+        optimizer = our_optimizer()
+        schedule = ours.OneCycleLR(optimizer, 0.1, total_steps=steps, pct_start=share)
+        for _ in range(steps):
+            assert 0 < optimizer.param_groups[0]["lr"] <= 0.1 + 1e-12
+            schedule.step()
+
+
 def test_one_cycle_ends():
     schedule = ours.OneCycleLR(our_optimizer(), 0.1, total_steps=3)
     for _ in range(3):

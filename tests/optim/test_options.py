@@ -8,7 +8,8 @@ import pytest
 from minidl import Tensor, optim
 from minidl.ops.optimizer import sgd_update
 from minidl.optim.optimizer import Rule
-from minidl.optim.options import at_least, fraction, one_of, option
+from minidl.optim.options import option
+from minidl.ranges import at_least, fraction, one_of
 
 PYTORCHS = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam"]
 

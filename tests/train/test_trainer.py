@@ -45,7 +45,7 @@ def weights(trainer):
 
 
 def figures(trainer):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in trainer.history]
 
 
 def assert_same(a, b):
@@ -477,7 +477,7 @@ def test_fit_in_another_thread():
 
 @pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
-def test_damaged_checkpoints_are_refused(tmp_path, file, damage):
+def test_damaged_checkpoints_are_refused(tmp_path, capsys, file, damage):
     make(tmp_path).fit(loader(), epochs=2)
     earlier, latest = checkpoint.listed(tmp_path / "checkpoints")
     path = latest / file
@@ -488,17 +488,29 @@ def test_damaged_checkpoints_are_refused(tmp_path, file, damage):
         path.write_bytes(content[: len(content) // 2])
     else:
         path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "kept")
     trainer = make(tmp_path)
     before = weights(trainer)
     with pytest.raises(CheckpointError) as caught:
-        trainer.fit(loader(), epochs=4, resume=True)
+        trainer.fit(loader(), epochs=4, resume=latest)
     message = str(caught.value)
     assert str(latest) in message and "cannot be used" in message and str(earlier) in message
     assert all(np.array_equal(before[k], v) for k, v in weights(trainer).items())
-    trainer.fit(loader(), epochs=4, resume=earlier)
     uninterrupted = make()
     uninterrupted.fit(loader(), epochs=4)
-    assert_same(uninterrupted, trainer)
+    capsys.readouterr()
+    for resume in (earlier, True):  # True: the one before is used, and that is said
+        trainer = make(tmp_path, progress=True)
+        trainer.fit(loader(), epochs=4, resume=resume)
+        assert_same(uninterrupted, trainer)
+        said = capsys.readouterr().out
+        assert (f"{latest}: this checkpoint cannot be used" in said) == (resume is True)
+        assert (f"Resuming from {earlier}" in said) == (resume is True)
+        shutil.rmtree(tmp_path / "checkpoints")
+        shutil.copytree(tmp_path / "kept", tmp_path / "checkpoints")
+    (earlier / file).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        make(tmp_path).fit(loader(), epochs=4, resume=True)
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
@@ -559,8 +571,13 @@ def test_checkpoints_of_other_trainers_are_refused(tmp_path):
 
 def test_bad_arguments():
     for options, message in (
-        ({"accumulate_steps": 0}, "accumulate_steps must be at least 1"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
+        ({"accumulate_steps": 0}, "accumulate_steps must be an integer of at least 1, got 0"),
+        ({"accumulate_steps": 1.5}, "accumulate_steps must be an integer"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be an integer of at least 1"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be an integer of at least 0"),
+        ({"checkpoint_steps": 0}, "checkpoint_steps must be None or an integer of at least 1"),
+        ({"grad_clip_norm": -1}, "grad_clip_norm must be None or above 0, got -1"),
+        ({"grad_clip_value": math.nan}, "grad_clip_value must be None or above 0, got nan"),
         ({"on_nan": "skip"}, "'raise' or 'ignore'"),
         ({"metrics": ["acuracy"]}, "unknown metric"),
     ):
@@ -568,6 +585,10 @@ def test_bad_arguments():
             make(**options)
     with pytest.raises(ValueError, match="epochs or max_steps"):
         make().fit(loader())
+    for limits in ({"epochs": -1}, {"epochs": 1.5}, {"epochs": math.nan}, {"max_steps": -1}, {"max_steps": "3"}):
+        with pytest.raises(ValueError, match=f"fit: {next(iter(limits))} must be None or an integer of at least 0"):
+            make().fit(loader(), **limits)
+    assert make().fit(loader(), epochs=0) == []
     with pytest.raises(ValueError, match="no run_dir"):
         make().save_checkpoint()
     with pytest.raises(ValueError, match="gave no batches; is it an iterator"):

@@ -1,4 +1,4 @@
-"""Schedules that follow one curve."""
+"""Schedules that follow one curve. Each raises ValueError for an option out of range."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 
 from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
+from minidl.ranges import Range, at_least, finite, fraction, whole
+
+above_zero = Range(lambda value: 0 < value <= 1, "in (0, 1]")
 
 
 class LambdaLR(LRScheduler):
@@ -33,6 +36,8 @@ class StepLR(LRScheduler):
     """Times ``gamma`` every ``step_size`` steps."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+        whole(1).check("StepLR: step_size", step_size)
+        finite.check("StepLR: gamma", gamma)
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
@@ -46,6 +51,9 @@ class MultiStepLR(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
+        for milestone in milestones:
+            whole(0).check("MultiStepLR: a milestone", milestone)
+        finite.check("MultiStepLR: gamma", gamma)
         self.milestones, self.gamma = sorted(milestones), gamma
         super().__init__(optimizer, last_epoch)
 
@@ -57,6 +65,7 @@ class ExponentialLR(LRScheduler):
     """Times ``gamma`` at every step."""
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        finite.check("ExponentialLR: gamma", gamma)
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
@@ -65,11 +74,11 @@ class ExponentialLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """Times ``factor`` for the first ``total_iters`` steps. Raises ValueError for a factor outside (0, 1]."""
+    """Times ``factor`` for the first ``total_iters`` steps."""
 
     def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
-        if not 0 < factor <= 1:
-            raise ValueError(f"ConstantLR: factor must be in (0, 1], got {factor}")
+        above_zero.check("ConstantLR: factor", factor)
+        whole(0).check("ConstantLR: total_iters", total_iters)
         self.constant_factor, self.total_iters = factor, total_iters
         super().__init__(optimizer, last_epoch)
 
@@ -78,8 +87,7 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """From ``start_factor`` to ``end_factor`` in ``total_iters`` steps: a warm-up. Raises ValueError for a
-    ``start_factor`` outside (0, 1] or an ``end_factor`` outside [0, 1]."""
+    """From ``start_factor`` to ``end_factor`` in ``total_iters`` steps: a warm-up."""
 
     def __init__(
         self,
@@ -89,10 +97,9 @@ class LinearLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
-            raise ValueError(
-                f"LinearLR: expected start_factor in (0, 1] and end_factor in [0, 1], got {start_factor}, {end_factor}"
-            )
+        above_zero.check("LinearLR: start_factor", start_factor)
+        fraction.check("LinearLR: end_factor", end_factor)
+        whole(0).check("LinearLR: total_iters", total_iters)
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer, last_epoch)
 
@@ -105,6 +112,8 @@ class PolynomialLR(LRScheduler):
     """``(1 - t / total_iters) ** power``, then zero."""
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
+        whole(1).check("PolynomialLR: total_iters", total_iters)
+        at_least(0).check("PolynomialLR: power", power)
         self.total_iters, self.power = total_iters, power
         super().__init__(optimizer, last_epoch)
 
@@ -117,6 +126,8 @@ class CosineAnnealingLR(LRScheduler):
     Hutter, "SGDR", 2017, without restarts)."""
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        whole(1).check("CosineAnnealingLR: T_max", T_max)
+        at_least(0).check("CosineAnnealingLR: eta_min", eta_min)
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer, last_epoch)
 
@@ -133,8 +144,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        if not all(isinstance(n, int) and n >= 1 for n in (T_0, T_mult)):
-            raise ValueError(f"CosineAnnealingWarmRestarts: T_0 and T_mult must be ints >= 1, got {T_0}, {T_mult}")
+        whole(1).check("CosineAnnealingWarmRestarts: T_0", T_0)
+        whole(1).check("CosineAnnealingWarmRestarts: T_mult", T_mult)
+        at_least(0).check("CosineAnnealingWarmRestarts: eta_min", eta_min)
         self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         super().__init__(optimizer, last_epoch)
 
@@ -160,8 +172,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 class WarmupCosineLR(LRScheduler):
     """Linear warm-up, then half a cosine down to ``min_factor`` times the initial rate at ``total_steps``.
 
-    The first step is at ``1 / (warmup_steps + 1)`` of the initial rate, not at zero, as in nanoGPT. Raises ValueError
-    unless ``0 <= warmup_steps < total_steps``.
+    The first step is at ``1 / (warmup_steps + 1)`` of the initial rate, not at zero, as in nanoGPT.
     """
 
     def __init__(
@@ -172,10 +183,9 @@ class WarmupCosineLR(LRScheduler):
         min_factor: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        if not 0 <= warmup_steps < total_steps:
-            raise ValueError(
-                f"WarmupCosineLR: expected 0 <= warmup_steps < total_steps, got {warmup_steps}, {total_steps}"
-            )
+        whole(1).check("WarmupCosineLR: total_steps", total_steps)
+        whole(0, total_steps - 1).check("WarmupCosineLR: warmup_steps", warmup_steps)
+        fraction.check("WarmupCosineLR: min_factor", min_factor)
         self.warmup_steps, self.total_steps, self.min_factor = warmup_steps, total_steps, min_factor
         super().__init__(optimizer, last_epoch)
 

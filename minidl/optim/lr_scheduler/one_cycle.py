@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
+from minidl.ranges import above, at_least, fraction, one_of, whole
 
 
 class OneCycleLR(LRScheduler):
@@ -39,12 +40,13 @@ class OneCycleLR(LRScheduler):
         self._attach(optimizer)
         if total_steps is None and epochs is not None and steps_per_epoch is not None:
             total_steps = epochs * steps_per_epoch
-        if total_steps is None or total_steps <= 0:
-            raise ValueError("OneCycleLR: give total_steps, or epochs and steps_per_epoch, as positive ints")
-        if not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycleLR: pct_start must be in [0, 1], got {pct_start}")
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"OneCycleLR: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
+        if total_steps is None:
+            raise ValueError("OneCycleLR: give total_steps, or epochs and steps_per_epoch")
+        whole(1).check("OneCycleLR: total_steps, or epochs * steps_per_epoch,", total_steps)
+        fraction.check("OneCycleLR: pct_start", pct_start)
+        one_of("cos", "linear").check("OneCycleLR: anneal_strategy", anneal_strategy)
+        above(0).check("OneCycleLR: div_factor", div_factor)
+        above(0).check("OneCycleLR: final_div_factor", final_div_factor)
         self.momentum_name = next((n for n in ("betas", "momentum") if n in optimizer.defaults), None)
         if cycle_momentum and self.momentum_name is None:
             raise ValueError(f"OneCycleLR: {type(optimizer).__name__} has no momentum to cycle; cycle_momentum=False?")
@@ -63,6 +65,7 @@ class OneCycleLR(LRScheduler):
             for group, top, low, high in zip(
                 optimizer.param_groups, *(per_group(value, optimizer, name) for value, name in options)
             ):
+                at_least(0).check("OneCycleLR: max_lr", top)
                 initial = top / div_factor
                 group.update(initial_lr=initial, max_lr=top, min_lr=initial / final_div_factor)
                 if cycle_momentum:
@@ -75,7 +78,7 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"OneCycleLR: step {t} of a schedule of {self.total_steps} steps")
         phase = next((i for i, end in enumerate(self.knots[1:-1]) if t <= end), len(self.knots) - 2)
         start, end = self.knots[phase : phase + 2]
-        done = (t - start) / (end - start)
+        done = (t - start) / (end - start) if end > start else 1.0
         if self.anneal_strategy == "cos":
             done = (1 - math.cos(math.pi * done)) / 2
         (lr_from, momentum_from), (lr_to, momentum_to) = self.levels[phase : phase + 2]

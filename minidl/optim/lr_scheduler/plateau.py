@@ -8,6 +8,7 @@ from typing import Any
 
 from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
+from minidl.ranges import at_least, below_one, one_of, whole
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -31,17 +32,21 @@ class ReduceLROnPlateau(LRScheduler):
         eps: float = 1e-8,
     ) -> None:
         self._attach(optimizer)
-        if not 0 <= factor < 1:
-            raise ValueError(f"ReduceLROnPlateau: factor must be in [0, 1), got {factor}")
-        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
-            raise ValueError(
-                f"ReduceLROnPlateau: mode is 'min' or 'max', threshold_mode 'rel' or 'abs'; got {mode!r}, "
-                f"{threshold_mode!r}"
-            )
+        for name, allowed, value in (
+            ("mode", one_of("min", "max"), mode),
+            ("factor", below_one, factor),
+            ("patience", whole(0), patience),
+            ("threshold", at_least(0), threshold),
+            ("threshold_mode", one_of("rel", "abs"), threshold_mode),
+            ("cooldown", whole(0), cooldown),
+            ("eps", at_least(0), eps),
+        ):
+            allowed.check(f"ReduceLROnPlateau: {name}", value)
         self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
         self.reduction, self.patience, self.cooldown, self.eps = factor, patience, cooldown, eps
         self.min_lr = min_lr
-        per_group(min_lr, optimizer, "min_lr")
+        for low in per_group(min_lr, optimizer, "min_lr"):
+            at_least(0).check("ReduceLROnPlateau: min_lr", low)
         self.last_epoch = 0
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = 0

@@ -1,4 +1,4 @@
-"""The workloads in HIPS autograd: NumPy code, differentiated. The ResNet is left out: it would take minutes a step."""
+"""The workloads in HIPS autograd: NumPy code, differentiated. The ResNet is left out: minutes per step."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ MODELS = {"mlp": mlp, "lenet": lenet, "lstm": lstm, "gpt": gpt}
 
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     if workload not in MODELS:
-        raise NotDone("not done: its convolution would take minutes a step")
+        raise NotDone("not done: its convolution would take minutes per step")
     forward, w = MODELS[workload], WORKLOADS[workload]
     lr = w.lr
     params = {n: a.copy() for n, a in weights.items() if n != "lm_head.weight"}

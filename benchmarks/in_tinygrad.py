@@ -1,6 +1,6 @@
 """The workloads in tinygrad, the whole step under TinyJit, on its CPU device (which compiles with clang).
 
-LSTM and ResNet are left out: unrolled over time, the first takes minutes to compile, and the second seconds a step.
+LSTM and ResNet are left out: unrolled over time, the first takes minutes to compile, and the second seconds per step.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MODELS: dict[str, Callable[[Weights, Tensor], Tensor]] = {"mlp": mlp, "lenet": l
 
 def build(workload: str, x: Any, y: Any, weights: dict[str, Any]) -> Step:
     if workload not in MODELS:
-        raise NotDone("not done: it would take minutes to compile, or seconds a step")
+        raise NotDone("not done: it would take minutes to compile, or seconds per step")
     try:
         Device[Device.DEFAULT]
     except Exception as error:

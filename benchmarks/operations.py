@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,9 @@ def measure(threads: int = 1, only: str = "") -> dict[str, Any]:
         path = Path(folder) / "result.json"
         file = Path(__file__).with_name("test_primitives.py")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", str(file), f"--benchmark-json={path}"]
-        done = subprocess.run([*command, *(["-k", only] if only else [])], stdout=sys.stderr)
+        # in a process that pytest-xdist started, pytest-benchmark would only run, not measure
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+        done = subprocess.run([*command, *(["-k", only] if only else [])], stdout=sys.stderr, env=environ)
         if done.returncode:
             raise RuntimeError(f"{file.name}: a result is wrong or could not be measured, see above")
         benchmarks = json.loads(path.read_text())["benchmarks"]

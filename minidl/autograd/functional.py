@@ -85,8 +85,8 @@ def _one_element(op: str, value: Tensor) -> Tensor:
 
 
 def _has_outer(outputs: Sequence[Tensor], points: Sequence[Tensor]) -> bool:
-    """Do the outputs depend on a recorded tensor besides the points? Then derivatives are recorded, too, so that those
-    of an outer function (or an outer ``backward()``) come out right.
+    """Do the outputs depend on a recorded tensor besides the points? Then derivatives are recorded as well, so that
+    those of an outer function (or an outer ``backward()``) come out right.
 
     From here on nobody else differentiates with respect to the points.
     """
@@ -180,7 +180,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
-    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, one vector-Jacobian product an output element."""
+    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, by one vector-Jacobian product per output."""
     point = _point(x)
     out = _call("jacobian", f, [point], {})
     nested = _has_outer([out], [point])

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     made = open_run(arguments.run_folder, TextRecipe)
     if not isinstance(made.recipe, TextRecipe):
-        raise UserError(f"{made.recipe.name} is no language model; try: minidl predict {made.folder} IMAGE")
+        raise UserError(f"{made.recipe.name} is not a language model; try: minidl predict {made.folder} IMAGE")
     if arguments.length < 1 or arguments.temperature < 0 or (arguments.top_k or 1) < 1 or not arguments.prompt:
         raise UserError("--length and --top-k must be at least 1, --temperature at least 0, --prompt not empty")
     choose_backend(arguments.backend or made.content["backend"])

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     made = open_run(arguments.run_folder, ImageRecipe)
     recipe = made.recipe
     if not isinstance(recipe, ImageRecipe):
-        raise UserError(f"{recipe.name} is no model of images; try: minidl generate {made.folder}")
+        raise UserError(f"{recipe.name} does not classify images; try: minidl generate {made.folder}")
     if arguments.top < 1:
         raise UserError(f"--top must be at least 1, got {arguments.top}")
     choose_backend(arguments.backend or made.content["backend"])

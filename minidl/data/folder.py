@@ -18,7 +18,7 @@ from minidl.data.transforms import ToArray, apply_one, as_chw
 from minidl.files import CorruptFileError
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-# Pillow's other readers (EPS runs Ghostscript, for one) are no business of a file that calls itself .png.
+# Pillow's other readers (EPS runs Ghostscript, for one) have no business with a file that calls itself .png.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
@@ -32,7 +32,7 @@ def decode_image(source: Any, name: str, mode: str = "RGB") -> np.ndarray:
         mode: "RGB", "L" (grey) or "RGBA".
 
     Raises:
-        CorruptFileError: it is no image that Pillow can decode.
+        CorruptFileError: it is not an image that Pillow can decode.
         ImportError: Pillow is not installed.
     """
     try:

@@ -55,7 +55,7 @@ def read_idx(path: str | os.PathLike, shape: tuple[int, ...] | None = None) -> n
             if len(content) < expected:
                 raise CorruptFileError(f"{path}: truncated, {len(content)} of {expected} bytes of elements")
             if file.read(1):
-                raise CorruptFileError(f"{path}: longer than the {expected} bytes of elements its header tells of")
+                raise CorruptFileError(f"{path}: longer than the {expected} bytes of elements in its header")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptFileError(f"{path}: the gzip file is truncated or damaged ({error})") from error
     return np.frombuffer(content, dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)

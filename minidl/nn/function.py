@@ -9,7 +9,7 @@ from minidl.nn.module import Module
 
 
 class FunctionLayer(Module):
-    """Calls ``_function(*inputs, **settings)``, where settings are attributes, read anew at each call."""
+    """Calls ``_function(*inputs, **settings)``, where settings are attributes, read at each call."""
 
     _function: ClassVar[Callable[..., Any]]
 

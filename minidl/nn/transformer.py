@@ -1,6 +1,6 @@
 """The Transformer of Vaswani et al. 2017: encoder and decoder layers, stacks of them, and the whole model.
 
-Arguments, parameter names and layouts are PyTorch's, except that ``is_causal=True`` needs no mask besides.
+Arguments, parameter names and layouts are PyTorch's, except that ``is_causal=True`` needs no mask as well.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _scores(q: Any, k: Any, mask: Any, is_causal: bool, scale: float) -> Any:
     s = matmul(q * scale, swapaxes(_for_each_head(k, q), -1, -2))
     if mask is not None:
         s = where(mask, s, -np.inf) if mask.dtype.kind == "b" else s + mask
-    return s + np.where(np.tri(*s.shape[-2:], dtype=bool), 0, -np.inf).astype(s.dtype) if is_causal else s
+    return s + np.where(np.tri(*s.shape[-2:], dtype=np.bool_), 0, -np.inf).astype(s.dtype) if is_causal else s
 
 
 def _weights(s: Any, lse: Any) -> Any:

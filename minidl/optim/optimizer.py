@@ -121,7 +121,7 @@ class Optimizer(HasOptions):
             if p.dtype.kind not in "fV":
                 raise TypeError(f"{who}: {name} is of {p.dtype}, expected a floating-point Tensor")
             if p.grad_fn is not None:
-                raise ValueError(f"{who}: {name} is no leaf: it was made by {p.grad_fn.prim.name}")
+                raise ValueError(f"{who}: {name} is not a leaf: it was made by {p.grad_fn.prim.name}")
             if id(p) in known:
                 raise ValueError(f"{who}: {name}, of shape {p.shape}, was given twice")
             known.add(id(p))

@@ -43,7 +43,7 @@ def whitening_filters(images: np.ndarray, size: int = 2, eps: float = 5e-4) -> n
 
 class Net(nn.Module):
     """Whitening, then blocks of Conv-Pool-BatchNorm-ReLU-Conv-BatchNorm-ReLU, then Dense; about 118 million
-    multiplications an image."""
+    multiplications per image."""
 
     def __init__(self, widths: Sequence[int] = (64, 256, 256), classes: int = 10) -> None:
         super().__init__()

@@ -100,7 +100,7 @@ class Run:
         folder = Path(out) if out is not None else _free(Path("runs") / chosen.name)
         if (folder / "config.json").exists():
             raise UserError(
-                f"{folder} holds a run already; give another --out, or resume it: minidl resume {_quoted(folder)}"
+                f"{folder} already holds a run; give another --out, or resume it: minidl resume {_quoted(folder)}"
             )
         content = {
             "recipe": chosen.name,

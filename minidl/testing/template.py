@@ -39,7 +39,7 @@ test_kernels = conformance_tests("{backend}", ["{name}"], module="{module}")
 
 
 def write(prim: Primitive, backend: str, folder: str | Path) -> list[Path]:
-    """Write ``NAME_kernel.py`` and its test into ``folder``. Raises UserError if one of them exists already."""
+    """Write ``NAME_kernel.py`` and its test into ``folder``. Raises UserError if one of them already exists."""
     module = f"{prim.name}_kernel"
     call = [*prim.inputs, *([f"*{prim.variadic}"] if prim.variadic else []), *(f"{p}={p}" for p in prim.params)]
     facts = {"name": prim.name, "backend": backend, "module": module, "call": ", ".join(call)}
@@ -47,7 +47,7 @@ def write(prim: Primitive, backend: str, folder: str | Path) -> list[Path]:
     files = {Path(folder) / f"{module}.py": _KERNEL, Path(folder) / f"test_{module}.py": _TEST}
     for path in files:
         if path.exists():
-            raise UserError(f"{path} exists already")
+            raise UserError(f"{path} already exists")
     for path, template in files.items():
         with atomic_write(path) as file:
             file.write(template.format(**facts).encode())

@@ -92,7 +92,7 @@ class EarlyStopping(_Best):
     """Stops when ``monitor`` has not improved for ``patience`` epochs.
 
     Args:
-        min_delta: a smaller change than this is no improvement.
+        min_delta: a smaller change than this does not count as one.
         mode: "min" or "max" is better; "auto" takes "min" for losses, errors and perplexity.
         restore_best: put the best epoch's weights back into the model at the end.
     """
@@ -189,7 +189,7 @@ def jsonable(value: Any) -> Any:
 
 
 class _History(Callback):
-    """Writes a file anew from the history after every epoch, so that a resumed run leaves no doubled lines."""
+    """Rewrites a file from the history after every epoch, so that a resumed run leaves no line twice."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

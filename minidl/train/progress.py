@@ -64,7 +64,7 @@ class Plain(Silent):
 
 
 class Live(Silent):
-    """A bar that moves, by rich."""
+    """A live progress bar, drawn by rich."""
 
     def __init__(self) -> None:
         from rich import progress

@@ -74,7 +74,7 @@ def gather(trainer: Trainer, train_loader: Any) -> dict[str, Any]:
 def restore(trainer: Trainer, model: dict[str, Any], training: dict[str, Any], train_loader: Any) -> None:
     """Take over what :func:`gather` made, and the model's state.
 
-    Raises ValueError, KeyError, RuntimeError or TypeError if it is of a trainer put together otherwise.
+    Raises ValueError, KeyError, RuntimeError or TypeError if it is that of a trainer put together differently.
     """
     trainer.model.load_state_dict(model)
     trainer.optimizer.load_state_dict(training["optimizer"])

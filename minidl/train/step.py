@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EagerStep:
-    """Runs the step operation by operation. The trainer's options are read anew at each step: a callback may change
+    """Runs the step operation by operation. The trainer's options are read at each step: a callback may change
     them."""
 
     def __init__(self, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ this package registers them; :mod:`minidl` does so when it first looks for a ker
 
 import importlib
 
-#: kernel modules, one a family of primitives; importing one registers its kernels
+#: kernel modules, one per family of primitives; importing one registers its kernels
 FAMILIES: tuple[str, ...] = (
     "arrays",
     "attention",

@@ -70,10 +70,10 @@ def test_an_unexpected_error_is_not_hidden(minidl, monkeypatch):
 
 def test_mistakes_about_runs(minidl, run, tmp_path):
     for arguments, message in (
-        (("train", "mlp-digits", "--out", run), "run holds a run already; give another --out, or resume it"),
+        (("train", "mlp-digits", "--out", run), "run already holds a run; give another --out, or resume it"),
         (("resume", run), "run is finished; see: minidl info run"),
         (("resume", run, "--checkpoint", "nowhere"), "there is no such folder"),
-        (("generate", run), "mlp-digits is no language model; try: minidl predict run IMAGE"),
+        (("generate", run), "mlp-digits is not a language model; try: minidl predict run IMAGE"),
         (("predict", run, "x.png", "--top", "0"), "--top must be at least 1"),
         (("predict", run, "x.png"), "x.png"),
     ):

@@ -126,7 +126,7 @@ def test_language_models_train_and_generate(minidl, text_file, tmp_path, recipe)
     assert status == 2 and "--prompt: CharTokenizer: unknown character 'x'" in err
     assert minidl("generate", "run", "--length", 0)[0] == 2
     status, _, err = minidl("predict", "run", "x.png")
-    assert status == 2 and "is no model of images; try: minidl generate run" in err
+    assert status == 2 and "does not classify images; try: minidl generate run" in err
 
 
 @pytest.mark.parametrize("recipe", [LSTM, GPT], ids=["lstm", "gpt"])

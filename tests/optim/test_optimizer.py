@@ -235,13 +235,13 @@ def test_an_option_switched_on_later_gets_its_state():
         (lambda p: nn.Linear(1, 1), TypeError, r"pass its \.parameters\(\)"),
         (lambda p: [p, p], ValueError, "twice"),
         (lambda p: [{"params": [p]}, {"params": [p]}], ValueError, "twice"),
-        (lambda p: [p * 2], ValueError, "no leaf: it was made by mul"),
+        (lambda p: [p * 2], ValueError, "not a leaf: it was made by mul"),
         (lambda p: [np.ones(2)], TypeError, "ndarray"),
         (lambda p: [Tensor(np.ones(2, np.int64))], TypeError, "int64"),
         (lambda p: [{"params": {p}}], TypeError, "set"),
         (lambda p: [{"lr": 0.1}], TypeError, "'params'"),
         (lambda p: [{"params": [p], "lr": -1.0}], ValueError, "lr must be at least 0, got -1.0"),
-        (lambda p: [("weight", p * 2)], ValueError, "weight is no leaf"),
+        (lambda p: [("weight", p * 2)], ValueError, "weight is not a leaf"),
     ],
 )
 def test_bad_parameters(params, error, match):

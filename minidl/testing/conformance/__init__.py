@@ -20,7 +20,7 @@ threads       calls from several threads at once do not disturb each other
 
 How close is close: an element may be off by 64 units in the last place of its own and 16 of the largest output's, by
 32 times what it changes when the inputs change by one unit in their last place (so that cancellation, which no
-algorithm can help, is no failure), and by 8 times the largest error of the reference run in the same dtype.
+algorithm can help, is not a failure), and by 8 times the largest error of the reference run in the same dtype.
 
 A kernel that by design is less accurate says so where it is registered: ``kernel(..., tolerance={"float32": 1e-4})``
 allows that much more, times the largest output. ``{"nonfinite": "may spread"}`` lets a NaN or Inf among the inputs make

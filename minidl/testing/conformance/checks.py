@@ -217,7 +217,7 @@ CHECKS: tuple[Check, ...] = (
     check_out,
     check_gradient,
 )
-#: besides, for a few large cases, as they take long
+#: for a few large cases only, as they take long
 RARE_CHECKS: tuple[Check, ...] = (check_threads,)
 
 

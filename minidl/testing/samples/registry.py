@@ -18,7 +18,7 @@ def samples(*names: str) -> Callable[[Callable], Callable]:
     def add(function: Callable) -> Callable:
         for name in names:
             if name in SAMPLES:
-                raise ValueError(f"samples for {name!r} exist already")
+                raise ValueError(f"samples for {name!r} already exist")
             SAMPLES[name] = function
         return function
 

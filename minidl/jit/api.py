@@ -52,6 +52,8 @@ class JitFunction:
     ``programs`` lists the captured :class:`~minidl.jit.program.Program` objects; print one to see it.
     """
 
+    __name__: str  # the step's
+
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function

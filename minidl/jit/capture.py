@@ -9,6 +9,7 @@ inputs and results are :class:`TracedArray` meanwhile, which NumPy's functions m
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 from minidl.core.context import current, using
 from minidl.core.errors import CaptureError
 from minidl.core.registry import primitives
-from minidl.core.trace import Cell, Live, LiveFloat, LiveInt
+from minidl.core.trace import Cell, LiveFloat, LiveInt
 from minidl.core.trace import Tracer as Passive
 from minidl.jit.program import Program, Step, Value
 
@@ -39,8 +40,10 @@ class TracedArray(np.ndarray):
 def plain(x: Any) -> Any:
     """A TracedArray as an ordinary one, on the same memory; a live number as Python's, beside which arrays keep their
     dtype; anything else as it is."""
-    if isinstance(x, Live):
-        return int(x) if isinstance(x, int) else float(x)
+    if isinstance(x, LiveInt):
+        return int(x)
+    if isinstance(x, LiveFloat):
+        return float(x)
     return x.view(np.ndarray) if type(x) is TracedArray else x
 
 
@@ -236,6 +239,6 @@ def capture(run: Callable[[], list], arguments: list) -> tuple[Program, list]:
     for v in tracer.by_id.values():
         tensor = tracer.tensors.get(id(v.cell.get())) if v.kind == "external" else None
         if tensor is not None:
-            v.cell = Cell(lambda tensor=tensor: tensor.data, tensor.assign_)
+            v.cell = Cell(functools.partial(getattr, tensor, "data"), tensor.assign_)
     program = Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned, tracer.guards)
     return program, results

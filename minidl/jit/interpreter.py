@@ -38,9 +38,9 @@ class Interpreter:
             out = run(step.prim, [now(x) for x in step.inputs], {k: now(p) for k, p in step.params.items()})
             for v, o in zip(step.outputs, out if isinstance(out, tuple) else (out,)):
                 env[v.number] = o if hasattr(o, "dtype") and not isinstance(o, np.generic) else np.asarray(o)
-            for v in {v.number for v in step.values}:
-                if self.last.get(v) == i:
-                    env.pop(v, None)
+            for number in {v.number for v in step.values}:
+                if self.last.get(number) == i:
+                    env.pop(number, None)
         results = [env[v.number].copy() for v in self.program.results]
         updates = [
             (target, env[value.number].copy() if value.kind == "external" else env[value.number])

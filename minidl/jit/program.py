@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.trace import Cell
-
 
 @dataclasses.dataclass(eq=False)
 class Value:
@@ -24,7 +22,7 @@ class Value:
     kind: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    cell: Cell | None = None
+    cell: Any = None  # a Cell, of external values
 
     @property
     def nbytes(self) -> int:

@@ -102,7 +102,12 @@ def arange(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """``start, start + step, ...`` up to, not including, ``stop``; ``arange(n)`` starts at 0. int64 if all are ints."""
+    """``start, start + step, ...`` up to, not including, ``stop``; ``arange(n)`` starts at 0. int64 if all are ints.
+
+    >>> from minidl import arange
+    >>> arange(3), arange(1, 2, 0.5)
+    (tensor([0, 1, 2]), tensor([1. , 1.5]))
+    """
     if step == 0:
         raise ValueError("arange: step must not be zero")
     if stop is None:

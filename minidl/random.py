@@ -81,6 +81,13 @@ class Generator:
 
     Two generators with the same seed give the same numbers; ``fold_in`` derives independent streams, so that what a
     sample or a worker gets does not depend on who asked before.
+
+    >>> from minidl import Generator
+    >>> a, b = Generator(7), Generator(7)
+    >>> a.integers(0, 100, (4,)).tolist() == b.integers(0, 100, (4,)).tolist()
+    True
+    >>> a.fold_in(3).bits(2).tolist() == b.fold_in(3).bits(2).tolist() != b.fold_in(4).bits(2).tolist()
+    True
     """
 
     def __init__(self, seed: int = 0) -> None:

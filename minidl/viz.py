@@ -88,6 +88,14 @@ def text(root: Tensor, params: Any = None, max_lines: int = 200) -> str:
 
     ``params`` (a Module, a dict or (name, tensor) pairs) gives leaves their names. What was shown before is
     referred to by its number.
+
+    >>> from minidl import Tensor, viz
+    >>> w = Tensor([1.0, 2.0], requires_grad=True)
+    >>> print(viz.text((w * w).sum(), {"w": w}))
+    sum
+    └─ mul
+       ├─ w float32[2] #2
+       └─ w (see #2)
     """
     vertices = _vertices(root, params)
     shared = [0] * len(vertices)

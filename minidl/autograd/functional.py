@@ -110,6 +110,10 @@ def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -
     Like all functions here it nests: ``grad(grad(f))``, also where the inner function uses the outer one's variables.
     Where ``f`` depends on other tensors that require gradients (the parameters of a model, say), the results are
     recorded with respect to them; under ``no_grad()`` they are not.
+
+    >>> from minidl import Tensor, value_and_grad
+    >>> value_and_grad(lambda x: (x**3).sum())(Tensor([1.0, 2.0]))
+    (tensor(9.), tensor([ 3., 12.]))
     """
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -127,7 +131,13 @@ def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -
 
 
 def grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """The gradient of a scalar function as a function: ``grad(f)(x)``; see :func:`value_and_grad`."""
+    """The gradient of a scalar function as a function: ``grad(f)(x)``; see :func:`value_and_grad`.
+
+    >>> from minidl import Tensor, grad
+    >>> cube = lambda x: x**3
+    >>> grad(cube)(Tensor(2.0)), grad(grad(cube))(Tensor(2.0))
+    (tensor(12.), tensor(12.))
+    """
     both = value_and_grad(f, argnums)
 
     @functools.wraps(f)
@@ -138,7 +148,13 @@ def grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple]]:
-    """``(f(*primals), pull)`` where ``pull(v)`` is the vector-Jacobian product, one Tensor per primal."""
+    """``(f(*primals), pull)`` where ``pull(v)`` is the vector-Jacobian product, one Tensor per primal.
+
+    >>> from minidl import Tensor, vjp
+    >>> value, pull = vjp(lambda x: x * x, Tensor([1.0, 2.0, 3.0]))
+    >>> pull(Tensor([1.0, 0.0, 1.0]))
+    (tensor([2., 0., 6.]),)
+    """
     points = [_point(p) for p in primals]
     out = _call("vjp", f, points, {}, several=True)
     nested = _has_outer(_as_tuple(out), points)
@@ -158,6 +174,10 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
 
     The vector-Jacobian product is linear in its vector u, so differentiating it once more with respect to u gives the
     Jacobian-vector product: the "double backward" trick.
+
+    >>> from minidl import Tensor, jvp
+    >>> jvp(lambda x: x * x, [Tensor([1.0, 2.0, 3.0])], [Tensor([1.0, 0.0, 1.0])])
+    (tensor([1., 4., 9.]), tensor([2., 0., 6.]))
     """
     primals, tangents = _as_tuple(primals), tuple(as_tensor(t) for t in _as_tuple(tangents))
     for i, (p, t) in enumerate(zip(primals, tangents, strict=True)):
@@ -180,7 +200,13 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
-    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, by one vector-Jacobian product per output."""
+    """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, by one vector-Jacobian product per output.
+
+    >>> from minidl import Tensor, jacobian
+    >>> jacobian(lambda x: x * x, Tensor([1.0, 2.0]))
+    tensor([[2., 0.],
+            [0., 4.]])
+    """
     point = _point(x)
     out = _call("jacobian", f, [point], {})
     nested = _has_outer([out], [point])
@@ -196,7 +222,13 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
 
 
 def hessian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
-    """The Hessian of a scalar function at ``x``: shape ``x.shape + x.shape`` (the Jacobian of the gradient)."""
+    """The Hessian of a scalar function at ``x``: shape ``x.shape + x.shape`` (the Jacobian of the gradient).
+
+    >>> from minidl import Tensor, hessian
+    >>> hessian(lambda x: x[0] ** 2 * x[1], Tensor([1.0, 2.0]))
+    tensor([[4., 2.],
+            [2., 0.]])
+    """
 
     def gradient(point: Tensor) -> Tensor:
         value = _one_element("hessian", _call("hessian", f, [point], {}))

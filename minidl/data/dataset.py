@@ -54,6 +54,13 @@ class ArrayDataset(Dataset):
 
     ``dataset[3]`` is a sample: a tuple, or the row itself if there is one array; ``dataset[2:5]`` and
     ``dataset[[2, 4]]`` are batches.
+
+    >>> dataset = ArrayDataset(np.eye(3), np.array([5, 6, 7]))
+    >>> image, label = dataset[1]
+    >>> image, int(label)
+    (array([0., 1., 0.]), 6)
+    >>> dataset[[0, 2]][1]
+    array([5, 7])
     """
 
     def __init__(self, *arrays: Any, transform: Callable | None = None) -> None:
@@ -133,6 +140,9 @@ def random_split(dataset: Any, lengths: Sequence[int | float], generator: Genera
 
     Raises:
         ValueError: the lengths do not sum to ``len(dataset)`` or the fractions to 1.
+
+    >>> [len(part) for part in random_split(ArrayDataset(np.arange(10)), [0.7, 0.3])]
+    [7, 3]
     """
     n = len(dataset)
     if any(length < 0 for length in lengths):

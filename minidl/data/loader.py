@@ -33,6 +33,10 @@ def collate(samples: list) -> Any:
     Raises:
         ValueError: shapes, lengths or keys differ; the message says which.
         TypeError: a sample holds something else, such as None.
+
+    >>> collate([(np.array([1.0, 2.0]), 3, "a"), (np.array([4.0, 5.0]), 6, "b")])
+    (array([[1., 2.],
+           [4., 5.]]), array([3, 6]), ['a', 'b'])
     """
     first = samples[0]
     if isinstance(first, (str, bytes)):
@@ -173,6 +177,14 @@ class DataLoader:
     continues with the remaining batches; what was loaded ahead does not count. Leaving a loop early ends all
     workers; the next iteration is a new epoch. An exception in a worker is raised here with its own traceback
     and a note of the samples.
+
+    >>> from minidl.data import ArrayDataset
+    >>> loader = DataLoader(ArrayDataset(np.arange(5)), batch_size=2)
+    >>> [batch.tolist() for batch in loader]
+    [[0, 1], [2, 3], [4]]
+    >>> again = DataLoader(ArrayDataset(np.arange(5)), batch_size=2, shuffle=True, seed=1)
+    >>> [sorted(int(i) for batch in again for i in batch) for epoch in range(2)]
+    [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
     """
 
     def __init__(

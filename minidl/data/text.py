@@ -41,6 +41,12 @@ class CharTokenizer:
 
     Args:
         text: any text with the characters to know; 65 of them in tiny Shakespeare.
+
+    >>> tokenizer = CharTokenizer("abracadabra")
+    >>> tokenizer.encode("cab")
+    array([2, 0, 1])
+    >>> tokenizer.decode([2, 0, 1])
+    'cab'
     """
 
     def __init__(self, text: str):
@@ -193,6 +199,10 @@ class Vocab:
         """Count the words of tokenized sentences and keep those that occur ``min_freq`` times or more.
 
         ``max_size`` limits the number of words, special tokens not counted.
+
+        >>> vocab = Vocab.build([["the", "cat"], ["the", "dog"]])
+        >>> vocab.tokens
+        ['<pad>', '<unk>', '<bos>', '<eos>', 'the', 'cat', 'dog']
         """
         counts = Counter(token for sentence in sentences for token in sentence)
         for special in cls((), **specials).tokens:
@@ -293,6 +303,10 @@ def pad_sequences(
         maxlen: T; by default the longest length. Longer sequences are cut.
         padding, truncating: fill or cut at the end ("post") or at the start ("pre").
         dtype: by default that of the sequences; int64 if they are all empty lists.
+
+    >>> pad_sequences([[1, 2, 3], [4]], padding="pre")
+    array([[1, 2, 3],
+           [0, 0, 4]])
     """
     for side in (padding, truncating):
         if side not in ("pre", "post"):
@@ -328,6 +342,10 @@ class TextWindows(Dataset):
     For windows at random places, as nanoGPT draws them, take stride 1 and ``sampler=RandomSampler(windows,
     replacement=True, num_samples=steps * batch_size)``; for truncated back-propagation through time, the
     default stride and ``batch_sampler=ContiguousBatchSampler(windows, batch_size)``.
+
+    >>> windows = TextWindows(np.arange(10), length=3)
+    >>> [(inputs.tolist(), targets.tolist()) for inputs, targets in (windows[0], windows[-1])]
+    [([0, 1, 2], [1, 2, 3]), ([6, 7, 8], [7, 8, 9])]
     """
 
     def __init__(self, tokens: Any, length: int, stride: int | None = None):

@@ -114,6 +114,14 @@ class GPT(Module):
 
     ``GPT(GPTConfig(...))`` or ``GPT(n_layer=4, ...)``. Initial values are GPT-2's: normal with standard deviation
     0.02, divided by sqrt(2 · n_layer) for the projections that end a residual branch; zero biases.
+
+    >>> import numpy as np
+    >>> from minidl.models import GPT
+    >>> model = GPT(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=65)
+    >>> model(np.zeros((3, 8), np.int64)).shape
+    (3, 8, 65)
+    >>> model.generate(np.zeros((1, 1), np.int64), max_new_tokens=4).shape
+    (1, 5)
     """
 
     def __init__(self, config: GPTConfig | None = None, **options: Any) -> None:

@@ -48,6 +48,10 @@ class ResNet(Module):
     Stages have 64, 128, 256 and 512 channels; all but the first begin by halving the image. The stem is, for ImageNet,
     a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2, and with ``small_input`` (CIFAR's 32x32) a single
     3x3 convolution.
+
+    >>> from minidl import zeros
+    >>> resnet18(10, small_input=True)(zeros(1, 3, 32, 32)).shape
+    (1, 10)
     """
 
     def __init__(

@@ -73,6 +73,13 @@ class Sequential(_Row):
     """Modules applied one after another: ``Sequential(Linear(4, 8), ReLU(), Linear(8, 2))``.
 
     Also takes one list of modules, or one dictionary of name to module.
+
+    >>> from minidl import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> [name for name, _ in model.named_parameters()]
+    ['0.weight', '0.bias', '2.weight', '2.bias']
+    >>> model[1]
+    ReLU()
     """
 
     def __init__(self, *layers: Any) -> None:

@@ -18,6 +18,10 @@ class Embedding(Module):
 
     ``weight`` (num_embeddings, embedding_dim) starts standard normal. Row ``padding_idx`` starts at zero and gets no
     gradient. Raises IndexError, naming the range, for an index outside [0, num_embeddings).
+
+    >>> from minidl import nn, tensor
+    >>> nn.Embedding(10, 4, padding_idx=0)(tensor([[3, 0], [9, 3]])).shape
+    (2, 2, 4)
     """
 
     def __init__(

@@ -19,6 +19,13 @@ class Linear(Module):
 
     ``weight`` has shape (out_features, in_features), ``bias`` (out_features,); both start uniform on
     ±1/sqrt(in_features).
+
+    >>> from minidl import nn, zeros
+    >>> layer = nn.Linear(3, 2)
+    >>> layer
+    Linear(in_features=3, out_features=2, bias=True)
+    >>> layer(zeros(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = None) -> None:

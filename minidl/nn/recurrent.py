@@ -107,7 +107,13 @@ def pad_packed_sequence(
 def pad_sequence(
     sequences: Sequence[Any], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
 ) -> Tensor:
-    """Sequences (T_i, ...) as one batch (T, N, ...) ((N, T, ...) if ``batch_first``), padded to the longest."""
+    """Sequences (T_i, ...) as one batch (T, N, ...) ((N, T, ...) if ``batch_first``), padded to the longest.
+
+    >>> from minidl import tensor
+    >>> pad_sequence([tensor([1, 2, 3]), tensor([4])], batch_first=True)
+    tensor([[1, 2, 3],
+            [4, 0, 0]])
+    """
     if padding_side not in ("left", "right"):
         raise ValueError(f"pad_sequence: padding_side must be 'left' or 'right', got {padding_side!r}")
     sequences = [as_tensor(s) for s in sequences]

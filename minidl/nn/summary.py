@@ -183,6 +183,18 @@ def summary(module: Any, *inputs: Any, dtype: Any = None) -> Summary:
 
     Each of ``inputs`` is a whole input shape, batch axis included, for which zeros of ``dtype`` (default: that of the
     module's parameters) stand in, or an array or Tensor to be used itself (token indices, say).
+
+    >>> from minidl import nn
+    >>> print(nn.Sequential(nn.Linear(4, 8), nn.ReLU()).summary((2, 4)))
+    Layer         Output shape  Parameters  FLOPs  Output memory
+    ────────────────────────────────────────────────────────────
+    Sequential    (2, 8)                 -      -              -
+      0 (Linear)  (2, 8)                40    144           64 B
+      1 (ReLU)    (2, 8)                 -     16           64 B
+    ────────────────────────────────────────────────────────────
+    Parameters: 40
+    Memory of parameters: 160 B, of outputs: 128 B
+    FLOPs of one forward pass: 160
     """
     if not inputs:
         raise TypeError("summary: expected at least one input shape or array")

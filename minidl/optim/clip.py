@@ -72,6 +72,14 @@ def clip_grad_norm_(
 
     The factor is ``min(1, max_norm / (norm + 1e-6))``, as in PyTorch (Pascanu et al., "On the difficulty of training
     recurrent neural networks", 2013). Parameters without gradient are skipped. Raises as :func:`get_total_norm`.
+
+    >>> from minidl import nn, optim, tensor
+    >>> p = nn.Parameter([0.0, 0.0])
+    >>> p.grad = tensor([3.0, 4.0])
+    >>> optim.clip_grad_norm_([p], max_norm=1.0)
+    tensor(5.)
+    >>> p.grad.numpy().round(4)
+    array([0.6, 0.8], dtype=float32)
     """
     found = with_gradients(parameters)
     total = get_total_norm([grad for _, grad in found], norm_type, error_if_nonfinite)

@@ -29,6 +29,17 @@ class ExponentialMovingAverage:
         also average a Module's floating-point buffers, such as batch-norm statistics, and copy its other buffers.
 
     Raises ValueError for a decay out of range or an empty list of parameters.
+
+    >>> from minidl import nn, optim
+    >>> p = nn.Parameter([0.0])
+    >>> ema = optim.ExponentialMovingAverage([("p", p)], decay=0.5)
+    >>> _ = p.assign_([1.0])
+    >>> ema.update()
+    >>> with ema.average_parameters():
+    ...     print(p.item())
+    0.5
+    >>> p.item()
+    1.0
     """
 
     def __init__(

@@ -64,6 +64,12 @@ class Optimizer(HasOptions):
 
     ``state`` maps each updated parameter to ``{"step": int, name: array}``. Parameters whose ``grad`` is None
     are skipped.
+
+    >>> from minidl import nn, optim
+    >>> model = nn.Linear(3, 2)
+    >>> optimizer = optim.AdamW([{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}], lr=1e-3)
+    >>> [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    [(0.001, 0.01), (0.001, 0.0)]
     """
 
     params: Params  # the first argument of every constructor

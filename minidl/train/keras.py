@@ -82,6 +82,15 @@ def compile(
 
     Raises:
         ValueError: a name is unknown, or the model ends in a softmax or sigmoid before a loss that wants logits.
+
+    >>> import minidl.train
+    >>> from minidl import nn
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> model.compile("adam", "cross_entropy", ["accuracy"])
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    >>> history = model.fit(x, np.array([0, 1, 1, 0]), epochs=2, verbose=0)
+    >>> history.epoch, len(history.history["loss"])
+    ([1, 2], 2)
     """
     if isinstance(loss, str):
         loss = _by_name("loss", loss, LOSSES)()

@@ -184,6 +184,11 @@ class Accuracy(Metric):
         axis: class axis of the output.
         threshold: of a yes-or-no output (of the target's shape): 0.5 suits probabilities, 0 suits logits.
         ignore_index: targets with this value do not count; None: all count.
+
+    >>> metric = Accuracy()
+    >>> metric.update(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.array([0, 1, 1]))
+    >>> round(metric.compute(), 4)
+    0.6667
     """
 
     def __init__(self, axis: int = 1, threshold: float = 0.5, ignore_index: int | None = -100, name: str = "accuracy"):
@@ -242,6 +247,12 @@ class ConfusionMatrix(Metric):
         axis, threshold, ignore_index: as for :class:`Accuracy`.
 
     Raises ValueError for classes that do not exist and for scores that are NaN: they are in no column.
+
+    >>> matrix = ConfusionMatrix()
+    >>> matrix.update(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.array([0, 1, 1]))
+    >>> matrix.compute()
+    array([[1, 0],
+           [1, 1]])
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Kernel:
 
     ``function`` takes the same arguments as the primitive's reference. ``when(*arrays, **params)`` says whether it
     can serve a call; ``None`` means always. ``dtypes`` and ``note`` are for people: ``minidl kernels list`` prints
-    them. With ``out``, the function also takes ``out=``, a tuple of arrays (one an output) to write into and return.
+    them. With ``out``, the function also takes ``out=``, a tuple of arrays (one per output) to write into and return.
     ``tolerance`` declares less accuracy than the conformance suite asks for; see :mod:`minidl.testing.conformance`.
     """
 

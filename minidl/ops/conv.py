@@ -180,7 +180,7 @@ def _check_channels(op: str, n: int, x: Any, weight: Any, bias: Any, groups: int
         )
     gives = weight.shape[1] * groups if transposed else weight.shape[0]
     if bias is not None and tuple(bias.shape) != (gives,):
-        raise ValueError(f"{op}: expected a bias of shape ({gives},), one an output channel, got {describe(bias)}")
+        raise ValueError(f"{op}: expected a bias of shape ({gives},), one per output channel, got {describe(bias)}")
 
 
 def _conv(n, x, weight, bias, stride, padding, dilation, groups):

@@ -222,7 +222,7 @@ __global__ void attention(const T* q, const T* k, const T* v, T* out, T* lse, Ac
     }
 }
 
-// What the gradient of the scores needs of each row: delta = sum(g out) - g_lse. One warp a row.
+// What the gradient of the scores needs of each row: delta = sum(g out) - g_lse. One warp per row.
 template <typename T>
 __global__ void attention_delta(const T* g, const T* out, const T* g_lse, int rows, int EV, Acc<T>* delta) {
     const int row = row_of_team();

@@ -13,7 +13,7 @@ import numpy as np
 
 from minidl.backend import Backend, register
 
-#: kernel modules, one a family of primitives; importing one registers its kernels
+#: kernel modules, one per family of primitives; importing one registers its kernels
 FAMILIES: tuple[str, ...] = (
     "activation", "attention", "conv", "embedding", "loss", "normalization", "optimizer", "pooling", "random",
     "recurrent", "softmax",

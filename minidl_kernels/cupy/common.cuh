@@ -62,7 +62,7 @@ template <typename A> __device__ inline A not_a_number() { return infinity<A>() 
 // Rows.
 //
 // Kernels over the rows of a matrix give each row blockDim.x threads, a "team": either one warp (blockDim.x = 32, and
-// blockDim.y rows a block), which can talk through registers, or a whole block (blockDim.y = 1), whose warps talk
+// blockDim.y rows per block), which can talk through registers, or a whole block (blockDim.y = 1), whose warps talk
 // through shared memory. A team leaves the kernel together, so nobody waits for a thread that is gone.
 
 __device__ inline int row_of_team() { return blockIdx.x * blockDim.y + threadIdx.y; }

@@ -16,7 +16,7 @@ def _rows(g: Any, index: Any, *, num_embeddings: int, padding_idx: int | None = 
     return floats(g) and isinstance(index, cupy.ndarray) and index.dtype.kind in "iu" and num_embeddings > 0
 
 
-@kernel("embedding_grad", backend="cupy", when=_rows, dtypes=FLOATS, note="sorts, then a block a row of the table")
+@kernel("embedding_grad", backend="cupy", when=_rows, dtypes=FLOATS, note="sorts, then a block per row of the table")
 def embedding_grad(g: Any, index: Any, *, num_embeddings: int, padding_idx: int | None = None) -> Any:
     g, index = contiguous(g, index.astype(np.int64, copy=False).reshape(-1))
     order = cupy.argsort(index, kind="stable").astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-// Cross-entropy with class indices: logits (rows, classes), one team of threads a row. Formulas and names are those
+// Cross-entropy with class indices: logits (rows, classes), one team of threads per row. Formulas and names are those
 // of minidl/ops/loss.py. weight (classes,) may be null. A target that is neither a class nor ignore_index gives NaN:
 // a kernel cannot raise an error.
 
@@ -63,7 +63,7 @@ __global__ void cross_entropy_total(
     }
 }
 
-// dx = (p sum(q) - q) g with p = softmax(x) and q the target distribution times its weight. g has one element a row,
+// dx = (p sum(q) - q) g with p = softmax(x) and q the target distribution times its weight. g has one element per row,
 // or only one; it is divided by *total if that is given.
 template <typename T>
 __global__ void cross_entropy_grad(

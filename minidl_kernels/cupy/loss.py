@@ -1,4 +1,4 @@
-"""Cross-entropy with class indices: logits are read twice, and only the loss and two numbers a row are written."""
+"""Cross-entropy with class indices: logits are read twice, and only the loss and two numbers per row are written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _rows(logits: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
     return contiguous(classes_last), target, weight
 
 
-@kernel("cross_entropy", backend="cupy", when=_indices, dtypes=FLOATS, note="log-sum-exp and loss in one pass a row")
+@kernel("cross_entropy", backend="cupy", when=_indices, dtypes=FLOATS, note="log-sum-exp and loss in one pass per row")
 def cross_entropy(
     logits: Any, target: Any, weight: Any = None, *, label_smoothing: float = 0.0, ignore_index: int = -100,
     reduction: str = "mean",
@@ -58,7 +58,7 @@ def cross_entropy(
     return reduced, top, logsum, total
 
 
-@kernel("cross_entropy_grad", backend="cupy", when=_indices_grad, dtypes=FLOATS, note="one pass a row")
+@kernel("cross_entropy_grad", backend="cupy", when=_indices_grad, dtypes=FLOATS, note="one pass per row")
 def cross_entropy_grad(
     g: Any, logits: Any, target: Any, top: Any, logsum: Any, total: Any, weight: Any = None, *,
     label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean",

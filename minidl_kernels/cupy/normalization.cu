@@ -4,7 +4,7 @@
 
 #include "common.cuh"
 
-// Layer and root-mean-square normalization: the rows of (rows, n), one team of threads a row. Centre tells the two
+// Layer and root-mean-square normalization: the rows of (rows, n), one team of threads per row. Centre tells the two
 // apart: with it the mean is subtracted.
 
 template <typename A> struct Statistics { A mean, var; };
@@ -109,8 +109,8 @@ __global__ void norm_rows_weight_grad(
 }
 
 // Batch normalization of x (batch, channels, pixels). The m = batch * pixels values of a channel (blockIdx.x) lie in
-// runs of `pixels`; they are cut into gridDim.y parts, one a block. What the parts of a channel find out is put together
-// by every block that needs it, in one order. A channel with one part needs no kernel for that.
+// runs of `pixels`; they are cut into gridDim.y parts, one per block. What the parts of a channel find out is put
+// together by every block that needs it, in one order. A channel with one part needs no kernel for that.
 
 struct Part { int first, last; };
 

@@ -58,7 +58,7 @@ def _backward(centre: str, dout: Any, x: Any, weight: Any, normalized_shape: tup
     return dx, dweight.sum(axis=0).reshape(normalized_shape), dbias.sum(axis=0).reshape(normalized_shape)
 
 
-@kernel("layer_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads a row")
+@kernel("layer_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads per row")
 def layer_norm(x: Any, weight: Any = None, bias: Any = None, *, normalized_shape: tuple, eps: float) -> Any:
     return _forward("true", x, weight, bias, normalized_shape, eps)
 
@@ -68,7 +68,7 @@ def layer_norm_backward(dout: Any, x: Any, weight: Any, *, normalized_shape: tup
     return _backward("true", dout, x, weight, normalized_shape, eps)
 
 
-@kernel("rms_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads a row")
+@kernel("rms_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads per row")
 def rms_norm(x: Any, weight: Any = None, *, normalized_shape: tuple, eps: float) -> Any:
     return _forward("false", x, weight, None, normalized_shape, eps)
 
@@ -91,7 +91,7 @@ def _of_parts(blocks: tuple[int, int], dtype: Any) -> tuple[Any, Any]:
     return (None, None) if blocks[1] == 1 else (cupy.empty(blocks, dtype), cupy.empty(blocks, dtype))
 
 
-@kernel("batch_norm", backend="cupy", when=_same, dtypes=FLOATS, note="some blocks a channel")
+@kernel("batch_norm", backend="cupy", when=_same, dtypes=FLOATS, note="some blocks per channel")
 def batch_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> tuple[Any, ...]:
     x, weight, bias = contiguous(x, weight, bias)
     blocks, sizes = _channels(x)
@@ -112,7 +112,7 @@ def _batch_grad(dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, *others: 
     return floats(x, weight, dout)
 
 
-@kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="some blocks a channel")
+@kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="some blocks per channel")
 def batch_norm_backward(
     dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, mean: Any, var: Any, *, eps: float
 ) -> tuple[Any, ...]:

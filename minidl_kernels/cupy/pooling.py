@@ -43,7 +43,7 @@ def _max(x: Any, *, kernel_size: tuple, stride: tuple, padding: tuple, dilation:
 def _declare_max(dimensions: int) -> None:
     name = f"max_pool{dimensions}d"
 
-    @kernel(name, backend="cupy", when=_max, dtypes=FLOATS, note="a thread an output")
+    @kernel(name, backend="cupy", when=_max, dtypes=FLOATS, note="a thread per output")
     def max_pool(
         x: Any, *, kernel_size: tuple, stride: tuple, padding: tuple, dilation: tuple, ceil_mode: bool
     ) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ def _grad(dout: Any, indices: Any, *, input_size: tuple) -> bool:
     return floats(dout) and isinstance(indices, cupy.ndarray) and indices.dtype == np.int64
 
 
-@kernel("max_pool_grad", backend="cupy", when=_grad, dtypes=FLOATS, note="a warp a plane, sums in a fixed order")
+@kernel("max_pool_grad", backend="cupy", when=_grad, dtypes=FLOATS, note="a warp per plane, sums in a fixed order")
 def max_pool_grad(dout: Any, indices: Any, *, input_size: tuple) -> Any:
     g, indices = contiguous(dout, indices)
     planes, pixels = math.prod(g.shape[:2]), math.prod(input_size)
@@ -86,7 +86,7 @@ def _avg(x: Any, **params: Any) -> bool:
 def _declare_avg(dimensions: int) -> None:
     name = f"avg_pool{dimensions}d"
 
-    @kernel(name, backend="cupy", when=_avg, dtypes=FLOATS, note="a thread an output")
+    @kernel(name, backend="cupy", when=_avg, dtypes=FLOATS, note="a thread per output")
     def avg_pool(
         x: Any, *, kernel_size: tuple, stride: tuple, padding: tuple, ceil_mode: bool, count_include_pad: bool
     ) -> Any:
@@ -101,7 +101,7 @@ def _declare_avg(dimensions: int) -> None:
         )  # fmt: skip
         return out
 
-    @kernel(f"{name}_grad", backend="cupy", when=_avg, dtypes=FLOATS, note="a thread a pixel")
+    @kernel(f"{name}_grad", backend="cupy", when=_avg, dtypes=FLOATS, note="a thread per pixel")
     def avg_pool_grad(
         dout: Any, *, input_size: tuple, kernel_size: tuple, stride: tuple, padding: tuple, ceil_mode: bool,
         count_include_pad: bool,

@@ -16,7 +16,7 @@ def _some(*, key: int, offset: int, size: int) -> bool:
     return 0 < size <= MOST
 
 
-@kernel("random_bits", backend="cupy", when=_some, dtypes=("uint32",), note="a Philox block a thread")
+@kernel("random_bits", backend="cupy", when=_some, dtypes=("uint32",), note="a Philox block per thread")
 def random_bits(*, key: int, offset: int, size: int) -> Any:
     out = cupy.empty(size, np.uint32)
     launch(

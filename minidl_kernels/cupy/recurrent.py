@@ -51,7 +51,7 @@ def _lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, **params: Any)
     return w_hr is None and floats(x, h0, c0, w_ih, w_hh, b_ih, b_hh) and c0.size > 0
 
 
-@kernel("lstm", backend="cupy", when=_lstm, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+@kernel("lstm", backend="cupy", when=_lstm, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
 def lstm(
     x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, w_hr: Any = None, *,
     reverse: bool = False, lengths: tuple | None = None,
@@ -78,7 +78,7 @@ def _lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, **p
     return w_hr is None and floats(x, gy, gh, gc, h0, c0, w_ih, w_hh, y, gates, cells) and c0.size > 0
 
 
-@kernel("lstm_backward", backend="cupy", when=_lstm_backward, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+@kernel("lstm_backward", backend="cupy", when=_lstm_backward, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
 def lstm_backward(
     gy: Any, gh: Any, gc: Any, x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, w_hr: Any, y: Any, gates: Any,
     cells: Any, *, reverse: bool, lengths: tuple | None,
@@ -110,7 +110,7 @@ def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, **params: Any) -> bool:
     return floats(x, h0, w_ih, w_hh, b_ih, b_hh) and h0.size > 0
 
 
-@kernel("gru", backend="cupy", when=_gru, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+@kernel("gru", backend="cupy", when=_gru, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
 def gru(
     x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *, reverse: bool = False,
     lengths: tuple | None = None,
@@ -137,7 +137,7 @@ def _gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, **params: Any) -> boo
     return floats(x, gy, gh, h0, w_ih, w_hh, y, gates, hn) and h0.size > 0
 
 
-@kernel("gru_backward", backend="cupy", when=_gru_backward, dtypes=FLOATS, note="cuBLAS, and one kernel a step")
+@kernel("gru_backward", backend="cupy", when=_gru_backward, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
 def gru_backward(
     gy: Any, gh: Any, x: Any, h0: Any, w_ih: Any, w_hh: Any, y: Any, gates: Any, hn: Any, *, reverse: bool,
     lengths: tuple | None,

@@ -1,4 +1,4 @@
-// Softmax and log-softmax of the rows of a matrix, with their gradients; one team of threads a row (see common.cuh).
+// Softmax and log-softmax of the rows of a matrix, with their gradients; one team of threads per row (see common.cuh).
 
 #include "softmax.cuh"
 

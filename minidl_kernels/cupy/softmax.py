@@ -28,23 +28,23 @@ def _in_rows(expression: str, axis: int, *arrays: Any) -> Any:
 
 @kernel("softmax", backend="cupy", when=_any, dtypes=FLOATS)
 def softmax(x: Any, *, axis: int = -1) -> Any:
-    """A team of threads a row"""
+    """A team of threads per row"""
     return _in_rows("softmax<T, false>", axis, x)
 
 
 @kernel("log_softmax", backend="cupy", when=_any, dtypes=FLOATS)
 def log_softmax(x: Any, *, axis: int = -1) -> Any:
-    """A team of threads a row"""
+    """A team of threads per row"""
     return _in_rows("softmax<T, true>", axis, x)
 
 
 @kernel("softmax_grad", backend="cupy", when=_any, dtypes=FLOATS)
 def softmax_grad(g: Any, y: Any, *, axis: int = -1) -> Any:
-    """A team of threads a row"""
+    """A team of threads per row"""
     return _in_rows("softmax_grad<T, false>", axis, g, y)
 
 
 @kernel("log_softmax_grad", backend="cupy", when=_any, dtypes=FLOATS)
 def log_softmax_grad(g: Any, y: Any, *, axis: int = -1) -> Any:
-    """A team of threads a row"""
+    """A team of threads per row"""
     return _in_rows("softmax_grad<T, true>", axis, g, y)

@@ -1,4 +1,4 @@
-"""The ``numba`` backend: NumPy's arrays, kernels compiled for the CPU. One file a family of primitives."""
+"""The ``numba`` backend: NumPy's arrays, kernels compiled for the CPU. One file per family of primitives."""
 
 import contextlib
 import importlib
@@ -39,7 +39,7 @@ from minidl_kernels.numba.backend import NumbaBackend  # noqa: E402
 
 __all__ = ["FAMILIES", "NumbaBackend", "make_backend"]
 
-#: Kernel modules, one a family of primitives. Importing one registers its kernels, of which the last is asked first;
+#: Kernel modules, one per family of primitives. Importing one registers its kernels, of which the last is asked first;
 #: all are imported here, so that their order is the same whichever of them a user names first.
 FAMILIES: tuple[str, ...] = (
     "activation",

@@ -179,7 +179,7 @@ def remainder_after_vectors_left_out():
 def wrong_only_for_large_arrays():
     def kernel(x):
         out = relu(x)
-        if x.size >= 1 << 15:  # "one block a thread"
+        if x.size >= 1 << 15:  # "one block per thread"
             out.reshape(-1)[x.size // 2] = -1
         return out
 

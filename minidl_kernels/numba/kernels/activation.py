@@ -110,7 +110,7 @@ def _last_axis_grad(g: Any, y: Any, *, axis: int) -> bool:
 
 
 def _forward(name: str, serial: Any, parallel: Any) -> None:
-    @kernel(name, backend="numba", when=_last_axis, dtypes=("float32", "float64"), note="one pass a row", out=True)
+    @kernel(name, backend="numba", when=_last_axis, dtypes=("float32", "float64"), note="one pass per row", out=True)
     def run(x: np.ndarray, *, axis: int = -1, out: Any = None) -> np.ndarray:
         result = np.empty(x.shape, x.dtype) if out is None else out[0]
         n = x.shape[-1]
@@ -121,7 +121,9 @@ def _forward(name: str, serial: Any, parallel: Any) -> None:
 
 
 def _backward(name: str, serial: Any, parallel: Any) -> None:
-    @kernel(name, backend="numba", when=_last_axis_grad, dtypes=("float32", "float64"), note="one pass a row", out=True)
+    @kernel(
+        name, backend="numba", when=_last_axis_grad, dtypes=("float32", "float64"), note="one pass per row", out=True
+    )
     def run(g: np.ndarray, y: np.ndarray, *, axis: int, out: Any = None) -> np.ndarray:
         result = np.empty(g.shape, g.dtype) if out is None else out[0]
         n = g.shape[-1]

@@ -162,7 +162,7 @@ def _rows_and_indices_grad(
 
 @kernel(
     "cross_entropy", backend="numba", when=_rows_and_indices, dtypes=("float32", "float64"), out=True,
-    note="log-sum-exp and loss in one pass a row",
+    note="log-sum-exp and loss in one pass per row",
 )  # fmt: skip
 def cross_entropy(
     logits: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None, *, label_smoothing: float = 0.0,
@@ -196,7 +196,7 @@ def cross_entropy(
 
 @kernel(
     "cross_entropy_grad", backend="numba", when=_rows_and_indices_grad, dtypes=("float32", "float64"), out=True,
-    note="one pass a row",
+    note="one pass per row",
 )  # fmt: skip
 def cross_entropy_grad(
     g: np.ndarray, logits: np.ndarray, target: np.ndarray, top: np.ndarray, logsum: np.ndarray, total: np.ndarray,

@@ -149,14 +149,14 @@ def _plain_backward(g: Any, x: Any, weight: Any = None, **params: Any) -> bool:
     return plain(g, x, weight) and x.size > 0
 
 
-@kernel("layer_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass a row", out=True)
+@kernel("layer_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass per row", out=True)
 def layer_norm(
     x: np.ndarray, weight: Any = None, bias: Any = None, *, normalized_shape: tuple, eps: float, out: Any = None
 ) -> np.ndarray:
     return _norm(x, weight, bias, normalized_shape, eps, True, out)
 
 
-@kernel("rms_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass a row", out=True)
+@kernel("rms_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass per row", out=True)
 def rms_norm(x: np.ndarray, weight: Any = None, *, normalized_shape: tuple, eps: float, out: Any = None) -> np.ndarray:
     return _norm(x, weight, None, normalized_shape, eps, False, out)
 
@@ -278,7 +278,7 @@ def _grouped(a: np.ndarray, num_groups: int) -> np.ndarray:
     return a.reshape(n, num_groups, c // num_groups, math.prod(a.shape[2:]))
 
 
-@kernel("group_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass a group", out=True)
+@kernel("group_norm", backend="numba", when=_plain, dtypes=_FLOAT_NAMES, note="one pass per group", out=True)
 def group_norm(
     x: np.ndarray, weight: Any = None, bias: Any = None, *, num_groups: int, eps: float, out: Any = None
 ) -> np.ndarray:
@@ -402,7 +402,9 @@ def _batch_norm_plain(x: Any, weight: Any = None, bias: Any = None, *, eps: floa
     return plain(x, weight, bias) and x.ndim > 2 and x.size > 0
 
 
-@kernel("batch_norm", backend="numba", when=_batch_norm_plain, dtypes=_FLOAT_NAMES, note="one pass a channel", out=True)
+@kernel(
+    "batch_norm", backend="numba", when=_batch_norm_plain, dtypes=_FLOAT_NAMES, note="one pass per channel", out=True
+)
 def batch_norm(
     x: np.ndarray, weight: Any = None, bias: Any = None, *, eps: float, out: Any = None
 ) -> tuple[np.ndarray, ...]:

@@ -133,7 +133,7 @@ def test_what_cancels_leaves_nothing(backend, dtype, rng):  # noqa: F811
 
 @pytest.mark.parametrize("shape", [(5, 3, 7), (300, 2), (2, 2, 20, 31)])
 def test_channels_in_parts(backend, shape, rng, monkeypatch):  # noqa: F811
-    """As many blocks a channel as its values need."""
+    """As many blocks per channel as its values need."""
     normalization = importlib.import_module("minidl_kernels.cupy.normalization")
     monkeypatch.setattr(normalization, "_PART", 11)
     x, g = rng.normal(1, 2, size=(2, *shape))

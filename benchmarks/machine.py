@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+#: what a measurement depends on, for git
+CODE = (":/minidl", ":/minidl_kernels", ":/benchmarks/*.py")
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "autograd", "tinygrad")
 
 
@@ -23,14 +25,14 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit that is checked out here, with a ``+`` if files were changed since; None outside of git."""
+    """The commit that is checked out here, with a ``+`` if code was changed since; None outside of git."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
     try:
-        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", *CODE).strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -7,8 +7,8 @@ import signal
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# small arrays in many tests: threads of BLAS only get into each other's way
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# small arrays in many tests: threads of BLAS only get into each other's way, those of several processes all the more
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import numpy as np
 import pytest

@@ -250,6 +250,10 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     ``stride``, ``padding`` and ``dilation`` are ints or one int an axis; ``padding`` may also be ``"valid"`` (none) or
     ``"same"`` (the output is as large as the input; stride 1). With ``groups``, every group of O / groups output
     channels sees only its own C / groups input channels. Raises ValueError where shapes do not fit.
+
+    >>> from minidl import ones, ops
+    >>> ops.conv2d(ones(1, 3, 32, 32), ones(8, 3, 3, 3), stride=2, padding=1).shape
+    (1, 8, 16, 16)
     """
     return _conv(2, x, weight, bias, stride, padding, dilation, groups)
 

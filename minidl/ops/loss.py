@@ -313,6 +313,10 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     ------
     ValueError, TypeError, IndexError
         for shapes that do not fit, a target of wrong dtype, a class that does not exist.
+
+    >>> from minidl import Tensor, ops
+    >>> ops.cross_entropy(Tensor([[0.0, 0.0]]), Tensor([1]))  # log 2
+    tensor(0.6931...)
     """
     _check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:

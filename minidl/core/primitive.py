@@ -229,7 +229,7 @@ def primitive(function: Callable[..., Any] | None = None, *, name: str | None = 
     def make(f: Callable[..., Any]) -> Primitive:
         p = Primitive(f, name or f.__name__, **properties)
         if p.name in primitives:
-            raise ValueError(f"a primitive called {p.name!r} exists already")
+            raise ValueError(f"a primitive called {p.name!r} already exists")
         primitives[p.name] = p
         return p
 

@@ -1,4 +1,4 @@
-"""Primitives, one family a file. Every name here takes arrays, Tensors and Python scalars alike."""
+"""Primitives, one family per file. Every name here takes arrays, Tensors and Python scalars alike."""
 
 import inspect
 
@@ -266,7 +266,7 @@ from minidl.ops.shape import (
 
 
 def _accept_both_spellings() -> None:
-    """PyTorch's ``dim`` and ``keepdim`` beside ``axis`` and ``keepdims``, for the functions that are no primitives."""
+    """PyTorch's ``dim`` and ``keepdim`` beside ``axis`` and ``keepdims``, for the functions that are not primitives."""
     for name, value in list(globals().items()):
         if inspect.isfunction(value) and value.__module__.startswith("minidl.ops."):
             globals()[name] = both_spellings(value)

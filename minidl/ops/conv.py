@@ -247,7 +247,7 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     x (N, C, H, W), weight (O, C / groups, KH, KW) and bias (O,) give (N, O, OH, OW) with
     OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1, and OW likewise.
 
-    ``stride``, ``padding`` and ``dilation`` are ints or one int an axis; ``padding`` may also be ``"valid"`` (none) or
+    ``stride``, ``padding`` and ``dilation`` are ints or one int per axis; ``padding`` may also be ``"valid"`` (none) or
     ``"same"`` (the output is as large as the input; stride 1). With ``groups``, every group of O / groups output
     channels sees only its own C / groups input channels. Raises ValueError where shapes do not fit.
 

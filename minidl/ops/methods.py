@@ -245,7 +245,7 @@ class Methods(Traced):
     def matmul(self, other: Any) -> Tensor:
         return binary(ops.matmul, self, other)
 
-    # Those that are their function: for functions that are no primitives, too
+    # Those that are their function: for functions that are not primitives, too
 
     flatten, squeeze, unsqueeze, swapaxes = ops.flatten, ops.squeeze, ops.unsqueeze, ops.swapaxes
     split, chunk = ops.split, ops.chunk

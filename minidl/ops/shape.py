@@ -197,7 +197,7 @@ def chunk(x, chunks, axis=0):
 
 @primitive
 def pad(x, *, widths, mode="constant", value=0):
-    """``x`` with ``widths = ((before, after), ...)``, one pair an axis, of padding: ``constant`` (``value``),
+    """``x`` with ``widths = ((before, after), ...)``, one pair per axis, of padding: ``constant`` (``value``),
     ``reflect``, ``edge`` or ``wrap`` (NumPy's names). Constant widths may be negative, which crops."""
     if len(widths) != x.ndim:
         raise ValueError(f"pad: expected {x.ndim} (before, after) pairs for shape {x.shape}, got {widths}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 
+from minidl.core.context import using
+from minidl.core.trace import capturing
 from minidl.interop.onnx.registry import STANDARD, Operator, find
 from minidl.interop.onnx.values import array_of, host
 
@@ -45,7 +48,12 @@ class Step(NamedTuple):
         args = [scope[n] if n else None for n in self.inputs]
         if op.host:
             args = [host(a) if op.name_of(i) in op.host else a for i, a in enumerate(args)]
-        return op.function(*args, **{k: _runner(v, scope) for k, v in self.attributes.items()})
+        attributes = {k: _runner(v, scope) for k, v in self.attributes.items()}
+        known = all(isinstance(a, (np.ndarray, NoneType)) for a in args) and not any(map(callable, attributes.values()))
+        if not capturing() or op.random or not known:
+            return op.function(*args, **attributes)
+        with using(tracer=None):  # what is made of constants alone is constant, in a captured step too
+            return op.function(*args, **attributes)
 
 
 def _runner(value: Any, scope: Scope) -> Any:

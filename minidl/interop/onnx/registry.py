@@ -31,17 +31,20 @@ class Operator:
     """A function with what the reader has to know of it.
 
     ``host`` names the inputs that are needed as NumPy arrays (shapes, axes, sizes), ``state`` those that are not
-    learned although they are floating-point weights (running statistics, scales of quantization).
+    learned although they are floating-point weights (running statistics, scales of quantization). ``random`` operators
+    give other values at each call.
     """
 
-    def __init__(self, function: Callable[..., Any], host: frozenset[str], state: frozenset[str]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], host: frozenset[str], state: frozenset[str], random: bool = False
+    ) -> None:
         self.function = function
         parameters = inspect.signature(function).parameters.values()
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.inputs = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
         self.required = sum(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
         self.attributes = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        self.host, self.state = host, state
+        self.host, self.state, self.random = host, state, random
 
     def name_of(self, i: int) -> str:
         """The name of the i-th input."""
@@ -53,16 +56,16 @@ _operators: dict[tuple[str, str], list[tuple[int, Operator]]] = {}
 
 
 def operator(
-    *names: str, since: int = 1, host: str = "", state: str = "", domain: str = STANDARD
+    *names: str, since: int = 1, host: str = "", state: str = "", random: bool = False, domain: str = STANDARD
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: the function computes these operators from opset ``since`` on, until a later one takes over.
 
-    ``host`` and ``state`` are names of inputs, separated by spaces; see :class:`Operator`. Use it for operators of your
-    own ``domain``, too.
+    ``host`` and ``state`` are names of inputs, separated by spaces; see :class:`Operator` for them and ``random``. Use
+    it for operators of your own ``domain``, too.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        made = Operator(function, frozenset(host.split()), frozenset(state.split()))
+        made = Operator(function, frozenset(host.split()), frozenset(state.split()), random)
         for name in names:
             versions = _operators.setdefault((domain, name), [])
             versions[:] = sorted([v for v in versions if v[0] != since] + [(since, made)], key=lambda v: v[0])

@@ -97,7 +97,7 @@ def dropout_1(x, *, is_test=0, ratio=0.5, consumed_inputs=None, outputs):
     return (x, np.ones(x.shape, bool if x.dtype.kind == "f" else x.dtype)) if outputs > 1 else x
 
 
-@operator("Dropout", since=12, host="ratio training_mode")
+@operator("Dropout", since=12, host="ratio training_mode", random=True)
 def dropout(x, ratio=None, training_mode=None, *, seed=None, outputs):
     """Drops where ``training_mode`` says so, with NumPy's generator if there is a ``seed``."""
     p = 0.5 if ratio is None else float(ratio)

@@ -22,12 +22,12 @@ def _drawn(kind: str, shape: Any, dtype: Any, seed: float | None) -> np.ndarray:
     return numbers.astype(dtype)
 
 
-@operator("RandomUniform")
+@operator("RandomUniform", random=True)
 def random_uniform(*, dtype=1, high=1.0, low=0.0, seed=None, shape):
     return (low + (high - low) * _drawn("uniform", shape, np.float64, seed)).astype(dtype_of(dtype))
 
 
-@operator("RandomNormal")
+@operator("RandomNormal", random=True)
 def random_normal(*, dtype=1, mean=0.0, scale=1.0, seed=None, shape):
     return (mean + scale * _drawn("normal", shape, np.float64, seed)).astype(dtype_of(dtype))
 
@@ -36,22 +36,22 @@ def _dtype_like(x: Any, dtype: int | None) -> np.dtype:
     return np.dtype(dtype_of(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else default_dtype())
 
 
-@operator("RandomUniformLike")
+@operator("RandomUniformLike", random=True)
 def random_uniform_like(x, *, dtype=None, high=1.0, low=0.0, seed=None):
     return (low + (high - low) * _drawn("uniform", x.shape, np.float64, seed)).astype(_dtype_like(x, dtype))
 
 
-@operator("RandomNormalLike")
+@operator("RandomNormalLike", random=True)
 def random_normal_like(x, *, dtype=None, mean=0.0, scale=1.0, seed=None):
     return (mean + scale * _drawn("normal", x.shape, np.float64, seed)).astype(_dtype_like(x, dtype))
 
 
-@operator("Bernoulli", host="x")
+@operator("Bernoulli", host="x", random=True)
 def bernoulli(x, *, dtype=None, seed=None):
     return (_drawn("uniform", x.shape, np.float64, seed) < x).astype(x.dtype if dtype is None else dtype_of(dtype))
 
 
-@operator("Multinomial", host="x")
+@operator("Multinomial", host="x", random=True)
 def multinomial(x, *, dtype=6, sample_size=1, seed=None):
     """Classes drawn with the probabilities softmax(x), by the Gumbel-max trick."""
     uniform = _drawn("uniform", (len(x), sample_size, x.shape[1]), np.float64, seed)

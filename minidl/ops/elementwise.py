@@ -314,6 +314,55 @@ arctan.defvjp(x=lambda g, x: g / (1 + x * x))
 
 @primitive(promote="float", elementwise=True)
 @quiet
+def arcsin(x):
+    """Inverse sine, in [-pi/2, pi/2]; NaN beyond [-1, 1]."""
+    return namespace(x).arcsin(x)
+
+
+arcsin.defvjp(x=lambda g, x: g * rsqrt(1 - x * x))
+
+
+@primitive(promote="float", elementwise=True)
+@quiet
+def arccos(x):
+    """Inverse cosine, in [0, pi]; NaN beyond [-1, 1]."""
+    return namespace(x).arccos(x)
+
+
+arccos.defvjp(x=lambda g, x: -g * rsqrt(1 - x * x))
+
+
+@primitive(promote="float", elementwise=True)
+def arcsinh(x):
+    """Inverse hyperbolic sine."""
+    return namespace(x).arcsinh(x)
+
+
+arcsinh.defvjp(x=lambda g, x: g * rsqrt(1 + x * x))
+
+
+@primitive(promote="float", elementwise=True)
+@quiet
+def arccosh(x):
+    """Inverse hyperbolic cosine; NaN below 1."""
+    return namespace(x).arccosh(x)
+
+
+arccosh.defvjp(x=lambda g, x: g * rsqrt(x * x - 1))
+
+
+@primitive(promote="float", elementwise=True)
+@quiet
+def arctanh(x):
+    """Inverse hyperbolic tangent; NaN beyond [-1, 1]."""
+    return namespace(x).arctanh(x)
+
+
+arctanh.defvjp(x=lambda g, x: g / (1 - x * x))
+
+
+@primitive(promote="float", elementwise=True)
+@quiet
 def sinh(x):
     """Hyperbolic sine."""
     return namespace(x).sinh(x)

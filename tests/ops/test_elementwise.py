@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch", reason="forward values and gradients are co
 EDGES = np.array([-np.inf, -100.0, -1.0, -1e-8, -0.0, 0.0, 1e-8, 0.5, 1.0, 100.0, np.inf, np.nan])
 
 UNARY = {
-    "abs": torch.abs, "arctan": torch.arctan, "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "exp": torch.exp,
+    "abs": torch.abs, "arccos": torch.arccos, "arccosh": torch.arccosh, "arcsin": torch.arcsin,
+    "arcsinh": torch.arcsinh, "arctan": torch.arctan, "arctanh": torch.arctanh, "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "exp": torch.exp,
     "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p, "log2": torch.log2, "neg": torch.neg,
     "positive": torch.positive, "rsqrt": torch.rsqrt, "sin": torch.sin, "sinh": torch.sinh, "sqrt": torch.sqrt,
     "square": torch.square, "tan": torch.tan, "copy": torch.clone,

@@ -218,7 +218,7 @@ def _plain(domain: str) -> str:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name or '-> ' + ', '.join(node.output)!r}"
+    return f"{node.op_type} {node.name!r}" if node.name else f"{node.op_type} -> {', '.join(node.output)}"
 
 
 def _attribute(proto: onnx.AttributeProto, folder: Path | None) -> Any:

@@ -124,7 +124,7 @@ def from_proto(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     reader = Reader(proto, folder)
     try:
         graph = reader.graph(proto.graph)
-    except ValueError as error:
+    except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{name}: {error}") from error
     if reader.unsupported:
         lines = [f"{op}: {', '.join(nodes[:3])}{', ...' * (len(nodes) > 3)}" for op, nodes in reader.unsupported.items()]

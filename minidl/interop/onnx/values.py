@@ -39,7 +39,7 @@ def dtype_of(element_type: int) -> np.dtype:
 
 def is_tensor_dtype(dtype: np.dtype) -> bool:
     """May a Tensor have this dtype?"""
-    return dtype.kind in "biuf" and dtype.isbuiltin == 1 or dtype.name == "bfloat16"
+    return dtype.name == "bfloat16" or dtype.kind in "biuf" and not dtype.name.startswith("float8")
 
 
 def as_output(value: Any) -> Any:

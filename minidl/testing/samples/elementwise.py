@@ -34,6 +34,7 @@ def _positive(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 
 samples(
     "abs",
+    "arcsinh",
     "arctan",
     "ceil",
     "contiguous",
@@ -57,6 +58,8 @@ samples(
     "zeros_like",
 )(_unary(_normal))
 samples("log", "log1p", "log2", "rsqrt", "sqrt")(_unary(_positive))
+samples("arcsin", "arccos", "arctanh")(_unary(lambda rng, shape: rng.uniform(-0.95, 0.95, shape)))
+samples("arccosh")(_unary(lambda rng, shape: rng.uniform(1.05, 5, shape)))
 samples("tan")(_unary(lambda rng, shape: rng.uniform(-1.2, 1.2, shape)))
 samples("logical_not")(_unary(lambda rng, shape: rng.random(shape) < 0.5))
 

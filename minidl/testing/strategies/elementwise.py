@@ -20,7 +20,7 @@ from minidl.testing.strategies.registry import (
 
 
 @strategy(
-    "abs", "arctan", "ceil", "copy", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "neg", "round",
+    "abs", "arcsinh", "arctan", "ceil", "copy", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "neg", "round",
     "sign", "sin", "sinh", "square", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus",
     "softsign", "sigmoid", "hardswish", "hardtanh", "normal_cdf", "contiguous", "positive", "zeros_like", "ones_like",
 )  # fmt: skip
@@ -31,6 +31,16 @@ def unary(draw: Callable) -> tuple[list, dict]:
 @strategy("log", "log1p", "log2", "rsqrt", "sqrt")
 def positive(draw: Callable) -> tuple[list, dict]:
     return [Floats(draw_shape(draw), 0.1, 10.0)], {}
+
+
+@strategy("arcsin", "arccos", "arctanh")
+def within_one(draw: Callable) -> tuple[list, dict]:
+    return [Floats(draw_shape(draw), -0.95, 0.95)], {}
+
+
+@strategy("arccosh")
+def above_one(draw: Callable) -> tuple[list, dict]:
+    return [Floats(draw_shape(draw), 1.05, 10.0)], {}
 
 
 def _broadcasting(draw: Callable, count: int) -> list[tuple[int, ...]]:

@@ -63,10 +63,10 @@ def test_equals_onnxruntime(backend):
     expected = runtime.InferenceSession(small().SerializeToString()).run(None, {"x": batch()})[0]
     with minidl.use_backend(backend):
         model = from_proto(small()).to(backend)
-        np.testing.assert_allclose(model(batch()).numpy(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model(batch()).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
         step = minidl.jit(lambda x: model(x))
         for n in (5, 5, 2):
-            np.testing.assert_allclose(step(minidl.Tensor(batch()[:n])).numpy(), expected[:n], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(step(minidl.Tensor(batch()[:n])).detach().numpy(), expected[:n], rtol=1e-4, atol=1e-5)
 
 
 def test_trains():
@@ -89,13 +89,13 @@ def test_state_is_saved_and_loaded(tmp_path):
         for p in model.parameters():
             p.mul_(2)
     other.load_state_dict(model.state_dict())
-    np.testing.assert_array_equal(model(batch()).numpy(), other(batch()).numpy())
+    np.testing.assert_array_equal(model(batch()).detach().numpy(), other(batch()).detach().numpy())
 
 
 def test_weights_in_a_file_of_their_own_are_mapped(tmp_path):
     onnx.save(small(), tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     model = load(tmp_path / "m.onnx")
-    np.testing.assert_array_equal(model(batch()).numpy(), from_proto(small())(batch()).numpy())
+    np.testing.assert_array_equal(model(batch()).detach().numpy(), from_proto(small())(batch()).detach().numpy())
     before = (tmp_path / "weights.bin").read_bytes()
     with minidl.no_grad():
         model.bn_gamma.zero_()
@@ -124,9 +124,9 @@ def test_all_unsupported_operators_are_named_at_once():
         helper.make_node("Adagrad", ["b"], ["y"], name="second", domain="ai.onnx.preview.training"),
     ]
     proto = model_of(nodes, ["x"], ["y"], domains=["com.acme", "ai.onnx.preview.training"])
-    with pytest.raises(NotImplementedError, match=r"(?s)com\.acme:Frobnicate: Frobnicate first") as caught:
+    with pytest.raises(NotImplementedError, match=r"(?s)com\.acme:Frobnicate: Frobnicate 'first'") as caught:
         from_proto(proto)
-    assert "ai.onnx.preview.training:Adagrad: Adagrad second" in str(caught.value)
+    assert "ai.onnx.preview.training:Adagrad: Adagrad 'second'" in str(caught.value)
 
 
 def test_operators_of_ones_own():
@@ -170,7 +170,7 @@ def test_wrong_inputs():
 def test_an_error_names_the_node():
     with pytest.raises(ValueError) as caught:
         from_proto(small())(np.zeros((1, 2, 4, 4), np.float32))
-    assert any("Conv -> 'a'" in note for note in caught.value.__notes__)
+    assert any("Conv -> a" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", bytes(100), b"\x08\x07" * 50])
@@ -210,7 +210,7 @@ def test_a_tensor_that_claims_more_than_it_has_is_refused():
 
 def test_nodes_out_of_order_are_refused():
     nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Relu", ["x"], ["a"])]
-    with pytest.raises(ValueError, match="Relu -> 'y' reads 'a', which nothing before it gives"):
+    with pytest.raises(ValueError, match="Relu -> y reads 'a', which nothing before it gives"):
         from_proto(model_of(nodes, ["x"], ["y"]))
 
 

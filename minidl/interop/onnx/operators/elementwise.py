@@ -24,7 +24,8 @@ def _one_input(name: str, function: Callable[[Any], Any]) -> None:
 
 
 for _name, _function in {
-    "Abs": ops.abs, "Atan": ops.arctan,
+    "Abs": ops.abs, "Acos": ops.arccos, "Acosh": ops.arccosh, "Asin": ops.arcsin, "Asinh": ops.arcsinh,
+    "Atan": ops.arctan, "Atanh": ops.arctanh,
     "Ceil": ops.ceil, "Cos": ops.cos, "Cosh": ops.cosh, "Erf": ops.erf, "Exp": ops.exp,
     "Floor": ops.floor, "HardSwish": ops.hardswish, "IsNaN": ops.isnan, "Log": ops.log, "Mish": ops.mish,
     "Neg": ops.neg, "Not": ops.logical_not, "Round": ops.round, "Sigmoid": ops.sigmoid, "Sign": ops.sign,

@@ -101,7 +101,13 @@ def _cumulative(of_all: Callable[..., Any], first: float) -> Callable[..., Any]:
     return run
 
 
+def _products(x: Any, axis: int) -> Any:
+    rows = ops.moveaxis(x, axis, -1)
+    return ops.moveaxis(ops.exclusive_cumprod(rows) * rows, -1, axis)
+
+
 operator("CumSum", host="axis")(_cumulative(ops.cumsum, 0))
+operator("CumProd", host="axis")(_cumulative(_products, 1))
 
 
 @operator("TopK", host="k")

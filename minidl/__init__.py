@@ -34,7 +34,21 @@ from minidl.version import __version__
 
 _registry.apply_environment()
 
-_SUBPACKAGES = {"backend", "cli", "data", "jit", "models", "nn", "optim", "serialization", "testing", "train", "viz"}
+_SUBPACKAGES = {
+    "backend",
+    "cli",
+    "data",
+    "interop",
+    "jit",
+    "models",
+    "nn",
+    "onnx",
+    "optim",
+    "serialization",
+    "testing",
+    "train",
+    "viz",
+}
 _ELSEWHERE = {
     "load": "minidl.serialization",
     "save": "minidl.serialization",

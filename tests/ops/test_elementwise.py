@@ -15,7 +15,8 @@ EDGES = np.array([-np.inf, -100.0, -1.0, -1e-8, -0.0, 0.0, 1e-8, 0.5, 1.0, 100.0
 
 UNARY = {
     "abs": torch.abs, "arccos": torch.arccos, "arccosh": torch.arccosh, "arcsin": torch.arcsin,
-    "arcsinh": torch.arcsinh, "arctan": torch.arctan, "arctanh": torch.arctanh, "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "exp": torch.exp,
+    "arcsinh": torch.arcsinh, "arctan": torch.arctan, "arctanh": torch.arctanh,
+    "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "exp": torch.exp,
     "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p, "log2": torch.log2, "neg": torch.neg,
     "positive": torch.positive, "rsqrt": torch.rsqrt, "sin": torch.sin, "sinh": torch.sinh, "sqrt": torch.sqrt,
     "square": torch.square, "tan": torch.tan, "copy": torch.clone,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -141,7 +141,15 @@ class Reader:
         inputs = [i.name for i in proto.input if i.name not in constants]
         return self._graph(inputs, [o.name for o in proto.output], constants, proto.node, visible, {})
 
-    def _graph(self, inputs, outputs, constants, nodes, visible, given) -> Graph:
+    def _graph(
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        constants: dict[str, np.ndarray],
+        nodes: Iterable[onnx.NodeProto],
+        visible: Iterable[str],
+        given: dict[str, Any],
+    ) -> Graph:
         known = {*visible, *inputs, *constants}
         steps = []
         for node in nodes:
@@ -263,7 +271,7 @@ def _schema_function(node: onnx.NodeProto, domain: str, opset: int) -> onnx.Func
         schema = onnx.defs.get_schema(node.op_type, opset, domain)
     except onnx.defs.SchemaError:
         return None
-    if not schema.has_function:
+    if not schema.has_function:  # type: ignore[attr-defined]
         return None
     body = onnx.FunctionProto()
     body.CopyFrom(schema.function_body)
@@ -272,5 +280,3 @@ def _schema_function(node: onnx.NodeProto, domain: str, opset: int) -> onnx.Func
     if not any(_plain(o.domain) == STANDARD for o in body.opset_import):
         body.opset_import.append(onnx.helper.make_opsetid("", opset))
     return body
-
-

@@ -21,12 +21,13 @@ class OnnxModel(nn.Module):
 
     Floating-point weights are parameters, running statistics and scales of quantization are buffers. Names of the file
     with dots become attributes of attributes (``model.conv1.weight``); other characters that no Python name has become
-    underscores. Normalization and dropout do what the file says, in ``train()`` as in ``eval()``.
+    underscores. ``metadata`` holds what the file says about itself. Normalization and dropout do what the file says, in
+    ``train()`` as in ``eval()``.
     """
 
-    def __init__(self, graph: Graph, name: str = "", opset: int = 0) -> None:
+    def __init__(self, graph: Graph, name: str = "", metadata: dict[str, str] | None = None) -> None:
         super().__init__()
-        self.graph, self.name, self.opset = graph, name, opset
+        self.graph, self.name, self.metadata = graph, name, metadata or {}
         #: names of the inputs and outputs, in their order
         self.input_names, self.output_names = list(graph.inputs), list(graph.outputs)
         self._weights: list[tuple[str, nn.Module, str]] = []
@@ -51,7 +52,7 @@ class OnnxModel(nn.Module):
         *path, last = [re.sub(r"\W", "_", part) or "_" for part in name.split(".")]
         owner: nn.Module = self
         for part in path:
-            while part in vars(owner) and not isinstance(vars(owner)[part], _Part) or hasattr(type(owner), part):
+            while (part in vars(owner) and not isinstance(vars(owner)[part], _Part)) or hasattr(type(owner), part):
                 part += "_"
             if part not in vars(owner):
                 setattr(owner, part, _Part())
@@ -85,14 +86,14 @@ class _Part(nn.Module):
 def _own(array: np.ndarray) -> np.ndarray:
     """An array that may be written to; one that is mapped from a file is copied where it is written only."""
     if isinstance(array, np.memmap):
-        return np.memmap(array.filename, array.dtype, "c", array.offset, array.shape)
+        return np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape)
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _as_input(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_input(v) for v in value]
-    if value is None or isinstance(value, np.ndarray) and not is_tensor_dtype(value.dtype):
+    if value is None or (isinstance(value, np.ndarray) and not is_tensor_dtype(value.dtype)):
         return value
     return as_tensor(value)
 
@@ -127,6 +128,8 @@ def from_proto(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{name}: {error}") from error
     if reader.unsupported:
-        lines = [f"{op}: {', '.join(nodes[:3])}{', ...' * (len(nodes) > 3)}" for op, nodes in reader.unsupported.items()]
+        lines = [
+            f"{op}: {', '.join(nodes[:3])}{', ...' * (len(nodes) > 3)}" for op, nodes in reader.unsupported.items()
+        ]
         raise NotImplementedError(f"{name}: operators that are not supported:\n  " + "\n  ".join(sorted(lines)))
-    return OnnxModel(graph, proto.graph.name or Path(name).stem, reader.opsets.get("", 0))
+    return OnnxModel(graph, proto.graph.name or Path(name).stem, {p.key: p.value for p in proto.metadata_props})

@@ -17,7 +17,6 @@ from onnx import numpy_helper
 from minidl.core.tensor import Tensor
 
 
-
 def host(value: Any) -> Any:
     """``value`` as a NumPy array (or a list of them, or None)."""
     if isinstance(value, Tensor):
@@ -39,7 +38,7 @@ def dtype_of(element_type: int) -> np.dtype:
 
 def is_tensor_dtype(dtype: np.dtype) -> bool:
     """May a Tensor have this dtype?"""
-    return dtype.name == "bfloat16" or dtype.kind in "biuf" and not dtype.name.startswith("float8")
+    return dtype.name == "bfloat16" or (dtype.kind in "biuf" and not dtype.name.startswith("float8"))
 
 
 def as_output(value: Any) -> Any:

@@ -20,9 +20,10 @@ from minidl.testing.strategies.registry import (
 
 
 @strategy(
-    "abs", "arcsinh", "arctan", "ceil", "copy", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "neg", "round",
-    "sign", "sin", "sinh", "square", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus",
-    "softsign", "sigmoid", "hardswish", "hardtanh", "normal_cdf", "contiguous", "positive", "zeros_like", "ones_like",
+    "abs", "arcsinh", "arctan", "ceil", "copy", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isnan",
+    "neg", "round", "sign", "sin", "sinh", "square", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "mish",
+    "softplus", "softsign", "sigmoid", "hardswish", "hardtanh", "normal_cdf", "contiguous", "positive", "zeros_like",
+    "ones_like",
 )  # fmt: skip
 def unary(draw: Callable) -> tuple[list, dict]:
     return [Floats(draw_shape(draw))], {}

@@ -62,7 +62,10 @@ def _model_and_data(case):
         model, sets = onnx.load(os.path.join(case.model_dir, "model.onnx")), []
         for folder in sorted(glob.glob(os.path.join(case.model_dir, "test_data_set*"))):
             files = [
-                [os.path.join(folder, f"{kind}_{i}.pb") for i in range(len(glob.glob(os.path.join(folder, f"{kind}_*"))))]
+                [
+                    os.path.join(folder, f"{kind}_{i}.pb")
+                    for i in range(len(glob.glob(os.path.join(folder, f"{kind}_*"))))
+                ]
                 for kind in ("input", "output")
             ]
             kinds = (model.graph.input, model.graph.output)
@@ -85,7 +88,7 @@ def _same(found, expected, rtol, atol):
         assert found.tolist() == expected.tolist()
         return
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    if expected.dtype.kind not in "iubf" or not expected.dtype.isbuiltin == 1:
+    if expected.dtype.kind not in "iubf" or expected.dtype.isbuiltin != 1:
         found, expected = found.astype(np.float32), expected.astype(np.float32)
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
 

@@ -66,7 +66,9 @@ def test_equals_onnxruntime(backend):
         np.testing.assert_allclose(model(batch()).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
         step = minidl.jit(lambda x: model(x))
         for n in (5, 5, 2):
-            np.testing.assert_allclose(step(minidl.Tensor(batch()[:n])).detach().numpy(), expected[:n], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                step(minidl.Tensor(batch()[:n])).detach().numpy(), expected[:n], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_trains():
@@ -204,7 +206,9 @@ def test_a_tensor_that_claims_more_than_it_has_is_refused():
     proto = small()
     del proto.graph.initializer[0].dims[:]
     proto.graph.initializer[0].dims.extend([1 << 40])
-    with pytest.raises(ValueError, match=r"tensor 'features\.0\.weight' of shape \[1099511627776\] needs 4398046511104"):
+    with pytest.raises(
+        ValueError, match=r"tensor 'features\.0\.weight' of shape \[1099511627776\] needs 4398046511104"
+    ):
         from_proto(proto)
 
 

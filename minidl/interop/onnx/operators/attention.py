@@ -95,7 +95,9 @@ def rotary_embedding(x, cos, sin, position_ids=None, *, interleaved=0, num_heads
         cos, sin = ops.take(cos, position_ids, axis=0), ops.take(sin, position_ids, axis=0)
     cos, sin = ops.expand_dims(cos, 1), ops.expand_dims(sin, 1)
     turned, rest = x[..., :size], x[..., size:]
-    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else (turned[..., : size // 2], turned[..., size // 2 :])
+    a, b = (
+        (turned[..., ::2], turned[..., 1::2]) if interleaved else (turned[..., : size // 2], turned[..., size // 2 :])
+    )
     pair = [a * cos - b * sin, a * sin + b * cos]
     turned = ops.reshape(ops.stack(pair, axis=-1), turned.shape) if interleaved else ops.concat(pair, axis=-1)
     out = ops.concat([turned, rest], axis=-1)
@@ -109,9 +111,11 @@ def linear_attention(
 ):  # fmt: skip
     """A state of keys times values that every step adds to (Katharopoulos et al. 2020), with a decay (Yang et al.
     2023) and the delta rule (Schlag et al. 2021) where they are given."""
-    wide = [ops.astype(_heads(a, h), dtype=np.float32) for a, h in ((q, q_num_heads), (k, kv_num_heads), (v, kv_num_heads))]
+    wide = [
+        ops.astype(_heads(a, h), dtype=np.float32) for a, h in ((q, q_num_heads), (k, kv_num_heads), (v, kv_num_heads))
+    ]
     query, key, value = wide
-    n, heads, length, width = key.shape
+    _n, heads, length, width = key.shape
     if past_state is None:
         state = ops.zeros_like(ops.matmul(ops.swapaxes(key[:, :, :1], -1, -2), value[:, :, :1]))
     else:

@@ -64,5 +64,3 @@ def scan(
         steps = [m[k] for m in (made[::-1] if back else made)]
         outs.append(ops.stack(steps, axis=scan_output_axes[k] if scan_output_axes else 0))
     return *state, *outs
-
-

@@ -39,7 +39,7 @@ def convolved(x: Any, w: Any, b: Any, strides: Any, pads: Pads, dilations: Any, 
     if all(before == after for before, after in pads):
         padding = tuple(before for before, _ in pads)
     else:
-        x, padding = padded(x, [(0, 0), (0, 0), *pads], "constant", 0.0), 0
+        x, padding = padded(x, [(0, 0), (0, 0), *pads], "constant", 0.0), (0,) * n
     conv = (ops.conv1d, ops.conv2d, ops.conv3d)[n - 1]
     return conv(x, w, b, stride=tuple(strides), padding=padding, dilation=tuple(dilations), groups=groups)
 
@@ -70,7 +70,9 @@ def conv_transpose(
         cut = window_pads(x.shape[2:], kernel, strides, dilations, pads, auto_pad)
     whole = (ops.conv_transpose1d, ops.conv_transpose2d, ops.conv_transpose3d)[n - 1]
     out = whole(x, w, None, stride=tuple(strides), dilation=tuple(dilations), groups=group)
-    out = padded(out, [(0, 0), (0, 0), *((-before, e - after) for (before, after), e in zip(cut, extra))], "constant", 0.0)
+    out = padded(
+        out, [(0, 0), (0, 0), *((-before, e - after) for (before, after), e in zip(cut, extra))], "constant", 0.0
+    )
     return out if b is None else out + ops.reshape(b, (-1, *one))
 
 
@@ -98,7 +100,7 @@ def deform_conv(
 ):  # fmt: skip
     """Deformable convolution (Dai et al. 2017; with ``mask``, Zhu et al. 2019): every tap of the kernel looks at its
     own ``offset``."""
-    (n, c, h, width), (o, _, kh, kw) = x.shape, w.shape
+    (n, c, _h, _width), (o, _, kh, kw) = x.shape, w.shape
     strides, dilations, pads = strides or [1, 1], dilations or [1, 1], pads or [0] * 4
     oh, ow = offset.shape[2:]
     offset = ops.reshape(offset, (n, offset_group, kh, kw, 2, oh, ow))

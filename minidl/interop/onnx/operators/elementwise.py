@@ -300,7 +300,11 @@ def cast_to(x: Any, dtype: np.dtype, saturate: bool = True, round_mode: str = "u
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype.name in ("int4", "uint4", "int2", "uint2"):
             return a.astype(np.float32).astype(np.int32).astype(np.int8).astype(dtype)
-        return a.astype(np.float32).astype(dtype) if a.dtype.name in (*_SMALL_FLOATS, "float8_e8m0fnu") else a.astype(dtype)
+        return (
+            a.astype(np.float32).astype(dtype)
+            if a.dtype.name in (*_SMALL_FLOATS, "float8_e8m0fnu")
+            else a.astype(dtype)
+        )
 
 
 def _odd(value: Any) -> str:
@@ -334,5 +338,3 @@ def cast_like(x, like, *, saturate=1, round_mode="up"):
 @operator("BitCast")
 def bit_cast(x, *, to):
     return host(x).view(dtype_of(to))
-
-

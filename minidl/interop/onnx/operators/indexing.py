@@ -65,7 +65,8 @@ def _positions(indices: np.ndarray, shape: tuple[int, ...], batch: int, what: st
     """What to index with so that ``indices`` (..., k) name places in the axes from ``batch`` on."""
     k = indices.shape[-1]
     lead = tuple(
-        np.arange(n).reshape([-1 if a == i else 1 for a in range(indices.ndim - 1)]) for i, n in enumerate(shape[:batch])
+        np.arange(n).reshape([-1 if a == i else 1 for a in range(indices.ndim - 1)])
+        for i, n in enumerate(shape[:batch])
     )
     return (*lead, *(_checked(indices[..., i], shape[batch + i], what) for i in range(k)))
 
@@ -156,4 +157,3 @@ def reverse_sequence(x, lengths, *, batch_axis=1, time_axis=0):
 @operator("ArrayFeatureExtractor", domain="ai.onnx.ml", host="x y")
 def array_feature_extractor(x, y):
     return np.take(x, y.reshape(-1), axis=-1)
-

@@ -11,7 +11,7 @@ from minidl.interop.onnx.registry import operator
 @operator("NegativeLogLikelihoodLoss", host="target")
 def negative_log_likelihood_loss(x, target, weight=None, *, ignore_index=None, reduction="mean"):
     """- weight[t] x[n, t] for the target t of each place, over the sum of weights for ``mean``."""
-    n, c = x.shape[:2]
+    _n, _c = x.shape[:2]
     counted = np.ones(target.shape, bool) if ignore_index is None else target != ignore_index
     safe = np.where(counted, target, 0).astype(np.int64)
     share = ops.where(counted, 1.0 if weight is None else ops.take(weight, safe, axis=0), 0.0)

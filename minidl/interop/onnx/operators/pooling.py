@@ -47,9 +47,7 @@ def max_pool(
     low = -np.inf if floats else np.iinfo(x.dtype).min
     image = padded(x, [(0, 0), (0, 0), *around], "constant", low)
     pool = (ops.max_pool1d, ops.max_pool2d, ops.max_pool3d)[n - 1]
-    out, index = pool(
-        image, tuple(kernel_shape), stride=tuple(strides), dilation=tuple(dilations), return_indices=True
-    )
+    out, index = pool(image, tuple(kernel_shape), stride=tuple(strides), dilation=tuple(dilations), return_indices=True)
     if outputs == 1:
         return out
     places = np.unravel_index(host(index), image.shape[2:])
@@ -65,8 +63,7 @@ def max_unpool(x, indices, output_shape=None, *, kernel_shape, pads=None, stride
     n = len(kernel_shape)
     strides, pads = strides or [1] * n, pads or [0] * 2 * n
     size = [
-        (m - 1) * s + k - pads[i] - pads[n + i]
-        for i, (m, s, k) in enumerate(zip(x.shape[2:], strides, kernel_shape))
+        (m - 1) * s + k - pads[i] - pads[n + i] for i, (m, s, k) in enumerate(zip(x.shape[2:], strides, kernel_shape))
     ]
     small = (*x.shape[:2], *size)
     full = small if output_shape is None else tuple(int(i) for i in output_shape)
@@ -93,7 +90,9 @@ def average_pool(
     counted = np.ones((1, 1, *size), x.dtype)
     if count_include_pad:
         counted = np.pad(counted, [(0, 0), (0, 0), *around], constant_values=1)
-    count = window_sums(counted, kernel_shape, strides, dilations, extra if count_include_pad else _added(around, extra))
+    count = window_sums(
+        counted, kernel_shape, strides, dilations, extra if count_include_pad else _added(around, extra)
+    )
     return window_sums(x, kernel_shape, strides, dilations, _added(around, extra)) / count
 
 

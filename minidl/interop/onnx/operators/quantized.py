@@ -15,7 +15,7 @@ from minidl.interop.onnx.values import dtype_of, host
 
 def _fit(a: np.ndarray, x: np.ndarray, axis: int, block_size: int) -> np.ndarray:
     """Scales or zero points shaped to broadcast against ``x``: one, one per slice of ``axis``, or one per block."""
-    if a.ndim == 0 or a.size == 1 and a.ndim <= 1:
+    if a.ndim == 0 or (a.size == 1 and a.ndim <= 1):
         return a.reshape(())
     if a.ndim == 1 and not block_size:
         shape = [1] * x.ndim
@@ -43,10 +43,10 @@ def quantized(x: Any, scale: Any, zero_point: Any, dtype: np.dtype, saturate: bo
 
 
 @operator("QuantizeLinear", host="x scale zero_point")
-def quantize_linear(
-    x, scale, zero_point=None, *, axis=1, block_size=0, output_dtype=0, precision=0, saturate=1
-):
-    dtype = zero_point.dtype if zero_point is not None else dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8)
+def quantize_linear(x, scale, zero_point=None, *, axis=1, block_size=0, output_dtype=0, precision=0, saturate=1):
+    dtype = (
+        zero_point.dtype if zero_point is not None else dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8)
+    )
     wide = np.float32 if not precision else dtype_of(precision)
     scale = _fit(scale, x, axis, block_size).astype(wide)
     zero = np.float32(0) if zero_point is None else _fit(zero_point, x, axis, block_size).astype(np.float32)

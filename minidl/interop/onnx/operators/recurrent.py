@@ -163,7 +163,9 @@ def gru(
         h = _zero(x, hidden) if states[0] is None else states[0]
         b_ih, b_hh = _biases(b, 3)
         if linear_before_reset and o.names == ["sigmoid", "tanh"] and o.clip is None:
-            order = np.concatenate([np.arange(hidden, 2 * hidden), np.arange(hidden), np.arange(2 * hidden, 3 * hidden)])
+            order = np.concatenate(
+                [np.arange(hidden, 2 * hidden), np.arange(hidden), np.arange(2 * hidden, 3 * hidden)]
+            )
             w, r, b_ih, b_hh = (a if a is None else ops.take(a, order, axis=0) for a in (w, r, b_ih, b_hh))
             lengths = None if o.lengths is None else tuple(o.lengths.tolist())
             y, last = ops.gru(x, h, w, r, b_ih, b_hh, reverse=o.reverse, lengths=lengths)

@@ -52,7 +52,9 @@ def _triangle(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(x), 0.0)
 
 
-def _matrix(at: np.ndarray, n: int, kernel: Callable, reach: int, scale: float, antialias: int, exclude: int) -> np.ndarray:
+def _matrix(
+    at: np.ndarray, n: int, kernel: Callable, reach: int, scale: float, antialias: int, exclude: int
+) -> np.ndarray:
     """(out, n): the share of each pixel in each place. Pixels beyond the border count as the last one before it."""
     shrink = min(scale, 1.0) if antialias else 1.0
     wide = math.ceil(reach / shrink)
@@ -190,7 +192,9 @@ def _inside(at: Any, n: int, padding_mode: str, align_corners: int) -> Any:
     if padding_mode == "border":
         return ops.clip(at, 0.0, n - 1.0)
     if padding_mode == "reflection":
-        return ops.clip(_reflected(at, 0.0 if align_corners else -0.5, n - 1.0 if align_corners else n - 0.5), 0.0, n - 1.0)
+        return ops.clip(
+            _reflected(at, 0.0 if align_corners else -0.5, n - 1.0 if align_corners else n - 0.5), 0.0, n - 1.0
+        )
     return at
 
 
@@ -227,5 +231,3 @@ def _cubic_share(t: Any, tap: int, a: float = -0.75) -> Any:
     if tap in (0, 1):
         return ((a + 2) * d - (a + 3)) * d * d + 1
     return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-

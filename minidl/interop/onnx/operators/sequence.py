@@ -93,5 +93,3 @@ def optional_get_element(x):
     if x is None:
         raise ValueError("OptionalGetElement: there is no element")
     return x
-
-

@@ -144,7 +144,9 @@ def trilu(x, k=None, *, upper=1):
 def depth_to_space(x, *, blocksize, mode="DCR"):
     n, c, h, w = x.shape
     b, c = blocksize, c // blocksize**2
-    parts, order = ((n, b, b, c, h, w), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else ((n, c, b, b, h, w), (0, 1, 4, 2, 5, 3))
+    parts, order = (
+        ((n, b, b, c, h, w), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else ((n, c, b, b, h, w), (0, 1, 4, 2, 5, 3))
+    )
     return ops.reshape(ops.transpose(ops.reshape(x, parts), order), (n, c, h * b, w * b))
 
 

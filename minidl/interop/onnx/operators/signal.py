@@ -32,9 +32,7 @@ def _transformed(x: Any, axis: int, length: int | None, inverse: int, onesided: 
     if x.shape[-1] == 1:
         out = ops.stack([real[..., 0, :], imaginary[..., 0, :]], axis=-1)
     else:
-        out = ops.stack(
-            [real[..., 0, :] - imaginary[..., 1, :], imaginary[..., 0, :] + real[..., 1, :]], axis=-1
-        )
+        out = ops.stack([real[..., 0, :] - imaginary[..., 1, :], imaginary[..., 0, :] + real[..., 1, :]], axis=-1)
     out = out / n if inverse else out
     return ops.moveaxis(out, -2, axis)
 

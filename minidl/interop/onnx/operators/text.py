@@ -104,7 +104,9 @@ def label_encoder(
     elif values_strings is not None:
         default, dtype = default_string, np.dtype(object)
     else:
-        default, dtype = (default_float, np.dtype("f4")) if values_floats is not None else (default_int64, np.dtype("i8"))
+        default, dtype = (
+            (default_float, np.dtype("f4")) if values_floats is not None else (default_int64, np.dtype("i8"))
+        )
     table = dict(zip(keys, values))
     nan = next((v for k, v in table.items() if isinstance(k, (float, np.floating)) and k != k), default)
     found = [nan if v != v else table.get(v, default) for v in x.reshape(-1).tolist()]

@@ -145,7 +145,14 @@ def rebuilt(tmp_path, offset, size, stride, count=6):
 
     class Description:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (Reference(), offset, size, stride, False, collections.OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (
+                Reference(),
+                offset,
+                size,
+                stride,
+                False,
+                collections.OrderedDict(),
+            )
 
     class Reference:
         pass

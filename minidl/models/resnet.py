@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-34, with torchvision's module names, so that its state_dicts load by name.
+"""ResNet-18 to ResNet-152, with torchvision's module names, so that its state_dicts load by name.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
 """
@@ -24,6 +24,8 @@ class BasicBlock(Module):
     of its own (equation 2).
     """
 
+    expansion = 1
+
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
@@ -42,12 +44,40 @@ class BasicBlock(Module):
         return ops.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
+class Bottleneck(Module):
+    """relu(F(x) + x), where F is conv 1x1 - 3x3 - 1x1, each with norm, the last with four times the channels: figure 5.
+
+    As in torchvision (and not in the paper), the 3x3 convolution has the ``stride``.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        out = channels * self.expansion
+        self.conv1 = Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(channels)
+        self.conv3 = Conv2d(channels, out, 1, bias=False)
+        self.bn3 = BatchNorm2d(out)
+        self.downsample = None
+        if stride != 1 or in_channels != out:
+            self.downsample = Sequential(Conv2d(in_channels, out, 1, stride=stride, bias=False), BatchNorm2d(out))
+
+    def forward(self, x: Any) -> Any:
+        out = ops.relu(self.bn1(self.conv1(x)))
+        out = ops.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return ops.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
 class ResNet(Module):
     """Images (N, in_channels, H, W) to logits (N, num_classes): stem, four stages of ``blocks`` blocks, global mean.
 
-    Stages have 64, 128, 256 and 512 channels; all but the first begin by halving the image. The stem is, for ImageNet,
-    a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2, and with ``small_input`` (CIFAR's 32x32) a single
-    3x3 convolution.
+    Stages have 64, 128, 256 and 512 channels (four times as many leave a :class:`Bottleneck`); all but the first begin
+    by halving the image. The stem is, for ImageNet, a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2,
+    and with ``small_input`` (CIFAR's 32x32) a single 3x3 convolution.
 
     >>> from minidl import zeros
     >>> resnet18(10, small_input=True)(zeros(1, 3, 32, 32)).shape
@@ -55,7 +85,12 @@ class ResNet(Module):
     """
 
     def __init__(
-        self, blocks: Sequence[int], num_classes: int = 1000, small_input: bool = False, in_channels: int = 3
+        self,
+        blocks: Sequence[int],
+        num_classes: int = 1000,
+        small_input: bool = False,
+        in_channels: int = 3,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
         super().__init__()
         self.small_input = small_input
@@ -64,19 +99,16 @@ class ResNet(Module):
         else:
             self.conv1 = Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(64)
-        self.layer1 = self._stage(64, 64, blocks[0], stride=1)
-        self.layer2 = self._stage(64, 128, blocks[1], stride=2)
-        self.layer3 = self._stage(128, 256, blocks[2], stride=2)
-        self.layer4 = self._stage(256, 512, blocks[3], stride=2)
-        self.fc = Linear(512, num_classes)
+        inputs = 64
+        for i, (count, channels) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
+            stage = [block(inputs, channels, stride=1 if i == 1 else 2)]
+            inputs = channels * block.expansion
+            stage += [block(inputs, channels) for _ in range(count - 1)]
+            setattr(self, f"layer{i}", Sequential(*stage))
+        self.fc = Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, Conv2d):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> Sequential:
-        first = BasicBlock(in_channels, channels, stride)
-        return Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
 
     def forward(self, x: Any) -> Any:
         x = ops.relu(self.bn1(self.conv1(x)))
@@ -94,3 +126,18 @@ def resnet18(num_classes: int = 1000, small_input: bool = False, in_channels: in
 def resnet34(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
     """ResNet-34 (table 1 of the paper); see :class:`ResNet`."""
     return ResNet((3, 4, 6, 3), num_classes, small_input, in_channels)
+
+
+def resnet50(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
+    """ResNet-50 (table 1 of the paper); see :class:`ResNet`."""
+    return ResNet((3, 4, 6, 3), num_classes, small_input, in_channels, Bottleneck)
+
+
+def resnet101(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
+    """ResNet-101 (table 1 of the paper); see :class:`ResNet`."""
+    return ResNet((3, 4, 23, 3), num_classes, small_input, in_channels, Bottleneck)
+
+
+def resnet152(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
+    """ResNet-152 (table 1 of the paper); see :class:`ResNet`."""
+    return ResNet((3, 8, 36, 3), num_classes, small_input, in_channels, Bottleneck)

@@ -109,11 +109,16 @@ def save(state: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None
         file.write(content)
 
 
-def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays in a safetensors file, by name: what ``Module.load_state_dict`` takes.
+def load(path: str | os.PathLike) -> Any:
+    """What is in a file: the arrays of a safetensors file by name, as ``Module.load_state_dict`` takes them, or the
+    object in a file of ``torch.save``, its tensors as NumPy arrays (PyTorch is not needed, and no code of it is run).
 
     Raises CorruptFileError (a ValueError) that names the file if it is truncated, damaged or something else.
     """
+    from minidl.interop import torch_file
+
+    if torch_file.is_torch_file(path):
+        return torch_file.load(path)
     return from_bytes(Path(path).read_bytes(), source=str(path))
 
 

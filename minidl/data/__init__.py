@@ -4,6 +4,7 @@ from minidl.data.cifar import CIFAR10, CIFAR100
 from minidl.data.dataset import ArrayDataset, ConcatDataset, Dataset, Subset, TensorDataset, random_split
 from minidl.data.digits import Digits
 from minidl.data.folder import ImageFolder
+from minidl.data.imagenet import imagenet_classes
 from minidl.data.loader import DataLoader, collate
 from minidl.data.mnist import MNIST, FashionMNIST
 from minidl.data.rng import SampleStreams, sample_rng, sample_streams
@@ -80,6 +81,7 @@ __all__ = [
     "Vocab",
     "WeightedRandomSampler",
     "collate",
+    "imagenet_classes",
     "pad_sequences",
     "random_split",
     "sample_rng",

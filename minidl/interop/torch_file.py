@@ -186,10 +186,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
-    """Does the file begin like one of PyTorch's (a zip archive or a pickle)?"""
+    """Does the file begin like one of PyTorch's (a zip archive or a pickle)?
+
+    A safetensors file of a header of, say, 0x280 bytes begins like a pickle, too; but its ninth byte is ``{``.
+    """
     with open(path, "rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+        start = file.read(9)
+    is_pickle = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return start.startswith(b"PK\x03\x04") or (is_pickle and start[8:] != b"{")
 
 
 def load(path: str | os.PathLike) -> Any:

@@ -93,6 +93,18 @@ class EfficientNetLite0(Module):
         self._fc = Linear(1280, num_classes)
 
     @staticmethod
+    def crop(image: Any, size: int = 224) -> np.ndarray:
+        """The middle 7/8 of a pillow image's shorter side, as bytes (size, size, 3)."""
+        from PIL import Image
+
+        image = image.convert("RGB")
+        side = min(image.size) * 7 // 8
+        left, top = ((n - side) // 2 for n in image.size)
+        return np.asarray(
+            image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+        )
+
+    @staticmethod
     def preprocess(images: Any) -> np.ndarray:
         """Bytes (N, H, W, 3) to float32 (N, 3, H, W) in [-0.992, 1]: (byte - 127) / 128."""
         pixels = np.asarray(images, np.float32)

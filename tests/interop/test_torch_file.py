@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch writes the files that are read")
 
+import minidl  # noqa: E402
 from minidl.interop.torch_file import load  # noqa: E402
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
@@ -204,3 +205,18 @@ def test_damaged_files_are_refused_or_read(tmp_path, zipped):
             load(path)
         except ValueError as error:
             assert "damaged.pt" in str(error)
+
+
+def test_load_tells_the_formats_apart(tmp_path):
+    """minidl.load reads both; also a safetensors file whose header's length looks like the start of a pickle."""
+    value = {"w": torch.arange(6.0).reshape(2, 3)}
+    for legacy in (False, True):
+        torch.save(value, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+        np.testing.assert_array_equal(minidl.load(tmp_path / "a.pt")["w"], value["w"])
+    lengths = set()
+    for size in range(0x200, 0x600, 8):
+        minidl.save({"w": value["w"].numpy()}, tmp_path / "a.safetensors", metadata={"note": "x" * size})
+        start = (tmp_path / "a.safetensors").read_bytes()[:2]
+        lengths.add(start)
+        np.testing.assert_array_equal(minidl.load(tmp_path / "a.safetensors")["w"], value["w"])
+    assert lengths & {bytes([0x80, n]) for n in range(2, 6)}

@@ -1,11 +1,16 @@
 """Every image classifier of the zoo takes torchvision's weights by name and gives its numbers."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import PIL.Image
 import pytest
 
 import minidl
 from minidl import models, ops
 from minidl.core.tensor import Tensor
+from minidl.data import imagenet_classes
 from minidl.models import UNet
 from minidl.models.efficientnet import EfficientNetLite0, SameConv2d
 
@@ -121,21 +126,29 @@ def test_unet_refuses_sides_it_cannot_halve():
         UNet()(minidl.zeros(1, 1, 40, 48))
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
-@pytest.mark.parametrize(
-    "make, side",
-    [
-        (lambda: models.alexnet(5), 63),
-        (lambda: models.vgg11(5), 32),
-        (lambda: models.mobilenet_v2(5, width_mult=0.35), 32),
-        (lambda: models.mobilenet_v3_small(5), 32),
-        (lambda: models.resnet50(5), 32),
-        (lambda: EfficientNetLite0(5), 32),
-        (lambda: UNet(3, 5, width=4, depth=2), 32),
-    ],
-    ids=["alexnet", "vgg11", "mobilenet_v2", "mobilenet_v3", "resnet50", "efficientnet", "unet"],
-)
-def test_backends_and_jit_agree(make, side, backend):
+MAKE = {
+    "alexnet": (lambda: models.alexnet(5), 63),
+    "vgg11": (lambda: models.vgg11(5), 32),
+    "mobilenet_v2": (lambda: models.mobilenet_v2(5, width_mult=0.35), 32),
+    "mobilenet_v3": (lambda: models.mobilenet_v3_small(5), 32),
+    "resnet50": (lambda: models.resnet50(5), 32),
+    "efficientnet": (lambda: EfficientNetLite0(5), 32),
+    "unet": (lambda: UNet(3, 5, width=4, depth=2), 32),
+}
+#: the combinations that run each time; the others compile for up to a minute each
+QUICK = {("mobilenet_v3", "numba"), ("unet", "numba"), ("efficientnet", "jax")}
+
+
+def combinations():
+    for name in MAKE:
+        for backend in ("numpy", "numba", "jax"):
+            slow = backend != "numpy" and (name, backend) not in QUICK
+            yield pytest.param(name, backend, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("name, backend", list(combinations()))
+def test_backends_and_jit_agree(name, backend):
+    make, side = MAKE[name]
     if backend != "numpy":
         pytest.importorskip(backend, reason=f"the backend {backend} needs it")
     minidl.manual_seed(0)
@@ -149,3 +162,37 @@ def test_backends_and_jit_agree(make, side, backend):
             for _ in range(2):
                 got = forward(minidl.tensor(x)).numpy()
                 np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5 * max(1, np.abs(want).max()))
+
+
+def fetched(name):
+    """A file that a user fetches once: its path, below the folder in MINIDL_DATA."""
+    path = Path(os.environ.get("MINIDL_DATA", "")) / name
+    if not path.exists():
+        pytest.skip(f"{name} is not in the folder of MINIDL_DATA")
+    return path
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    """EfficientNet-Lite0 with its published weights."""
+    model = EfficientNetLite0().eval()
+    model.load_state_dict(minidl.load(fetched("efficientnet-lite0.pth")))
+    return model
+
+
+SEEN = [("chelsea", {"tiger cat", "Egyptian cat", "tabby"}), ("coffee", {"espresso"}), ("rocket", {"missile"})]
+
+
+@pytest.mark.parametrize("photo, classes", SEEN)
+def test_photographs(efficientnet, photo, classes):
+    """A cat, a cup of coffee and a rocket are seen as such."""
+    data = pytest.importorskip("skimage.data", reason="the photographs are in scikit-image")
+    image = PIL.Image.fromarray(getattr(data, photo)())
+    with minidl.no_grad():
+        logits = efficientnet(minidl.tensor(efficientnet.preprocess([efficientnet.crop(image)]))).numpy()[0]
+    assert imagenet_classes()[logits.argmax()] in classes
+
+
+def test_class_names(torchvision):
+    names = imagenet_classes()
+    assert names == list(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]) and len(names) == 1000

@@ -115,7 +115,7 @@ def load(path: str | os.PathLike) -> Any:
 
     Raises CorruptFileError (a ValueError) that names the file if it is truncated, damaged or something else.
     """
-    from minidl.interop import torch_file
+    from minidl import torch_file
 
     if torch_file.is_torch_file(path):
         return torch_file.load(path)

@@ -29,6 +29,7 @@ LAYERS = (
     ("minidl.autograd", "minidl.creation"),
     ("minidl.jit",),
     ("minidl.nn",),
+    ("minidl.torch_file",),
     ("minidl.data", "minidl.interop", "minidl.models", "minidl.optim", "minidl.serialization", "minidl.viz"),
     ("minidl.onnx",),
     ("minidl.train",),

@@ -53,7 +53,8 @@ def _initialize(model: Module) -> None:
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, Linear):
             init.normal_(module.weight, 0.0, 0.01)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
 
 
 class InvertedResidualV2(Module):
@@ -135,7 +136,7 @@ class InvertedResidualV3(Module):
     def __init__(self, in_channels: int, row: Bneck) -> None:
         super().__init__()
         self.residual = row.stride == 1 and in_channels == row.out
-        norm = {"eps": 0.001, "momentum": 0.01}
+        norm: Any = {"eps": 0.001, "momentum": 0.01}
         layers: list[Module] = []
         if row.expanded != in_channels:
             layers.append(conv_norm(in_channels, row.expanded, 1, activation=row.activation, **norm))
@@ -191,7 +192,7 @@ class MobileNetV3(Module):
 
     def __init__(self, rows: Sequence[Bneck], hidden: int, num_classes: int = 1000, dropout: float = 0.2) -> None:
         super().__init__()
-        norm = {"eps": 0.001, "momentum": 0.01}
+        norm: Any = {"eps": 0.001, "momentum": 0.01}
         channels = 16
         layers: list[Module] = [conv_norm(3, channels, 3, stride=2, activation=Hardswish, **norm)]
         for row in rows:

@@ -99,16 +99,20 @@ class ResNet(Module):
         else:
             self.conv1 = Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(64)
-        inputs = 64
-        for i, (count, channels) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
-            stage = [block(inputs, channels, stride=1 if i == 1 else 2)]
-            inputs = channels * block.expansion
-            stage += [block(inputs, channels) for _ in range(count - 1)]
-            setattr(self, f"layer{i}", Sequential(*stage))
-        self.fc = Linear(inputs, num_classes)
+        expansion = block.expansion
+        self.layer1 = self._stage(block, 64, 64, blocks[0], stride=1)
+        self.layer2 = self._stage(block, 64 * expansion, 128, blocks[1], stride=2)
+        self.layer3 = self._stage(block, 128 * expansion, 256, blocks[2], stride=2)
+        self.layer4 = self._stage(block, 256 * expansion, 512, blocks[3], stride=2)
+        self.fc = Linear(512 * expansion, num_classes)
         for module in self.modules():
             if isinstance(module, Conv2d):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(block: Any, in_channels: int, channels: int, blocks: int, stride: int) -> Sequential:
+        first = block(in_channels, channels, stride)
+        return Sequential(first, *(block(channels * block.expansion, channels) for _ in range(blocks - 1)))
 
     def forward(self, x: Any) -> Any:
         x = ops.relu(self.bn1(self.conv1(x)))

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch writes the files that are read")
 
 import minidl  # noqa: E402
-from minidl.interop.torch_file import load  # noqa: E402
+from minidl.torch_file import load  # noqa: E402
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
           "complex128"]  # fmt: skip

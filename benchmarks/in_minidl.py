@@ -40,5 +40,5 @@ def build(workload: str, x: Any, y: Any, weights: dict[str, Any], backend: str, 
 
     if jit:
         step = minidl.jit(step)
-    inputs, targets = [minidl.Tensor(a) for a in x], [minidl.Tensor(a) for a in y]
+    inputs, targets = [minidl.as_tensor(a) for a in x], [minidl.as_tensor(a) for a in y]
     return over_batches(lambda inputs, targets: step(inputs, targets).item(), inputs, targets)

@@ -41,7 +41,7 @@ def _pairs(grad: bool) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
     import minidl
 
     made = []
-    for make in (minidl.Tensor, torch.tensor):
+    for make in (minidl.tensor, torch.tensor):
         vectors = [make(np.linspace(0.5, 1.5, 10, dtype=np.float32), requires_grad=grad) for _ in range(2)]
         made.append((*vectors, make(np.eye(3, dtype=np.float32), requires_grad=grad)))
     return {name: (f(*made[0]), f(*made[1])) for name, f in OPERATIONS.items()}
@@ -75,7 +75,7 @@ def measure(rounds: int = 30, calls: int = 2000, clock: str = "wall") -> dict[st
     read = time.thread_time if clock == "cpu" else time.perf_counter
     cases = {f"{name}, gradients {'on' if grad else 'off'}": (*pair, calls, 1)
              for grad in (True, False) for name, pair in _pairs(grad).items()}  # fmt: skip
-    cases["backward, per node (mul)"] = (_backward(minidl.Tensor), _backward(torch.tensor), max(1, calls // 50), CHAIN)
+    cases["backward, per node (mul)"] = (_backward(minidl.tensor), _backward(torch.tensor), max(1, calls // 50), CHAIN)
     rows = []
     gc.collect()
     gc.disable()

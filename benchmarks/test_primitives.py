@@ -56,7 +56,7 @@ class InMinidl:
 
     @staticmethod
     def tensor(array: np.ndarray) -> Any:
-        return minidl.Tensor(array.copy(), requires_grad=array.dtype.kind == "f")
+        return minidl.as_tensor(array.copy(), requires_grad=array.dtype.kind == "f")
 
     @staticmethod
     def numpy(tensor: Any) -> np.ndarray:
@@ -64,8 +64,8 @@ class InMinidl:
 
     @staticmethod
     def finish(tensor: Any) -> None:
-        if hasattr(tensor.data, "block_until_ready"):
-            tensor.data.block_until_ready()
+        if hasattr(tensor.array, "block_until_ready"):
+            tensor.array.block_until_ready()
 
     @staticmethod
     def load(module: Any, weights: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl.core.dtypes import default_dtype
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.random import Generator, default_generator
 
 
@@ -29,7 +29,7 @@ def _shape(op: str, shape: tuple) -> tuple[int, ...]:
 
 
 def _new(array: Any, device: str | None, requires_grad: bool) -> Tensor:
-    return Tensor(np.asarray(array), requires_grad=requires_grad, device=device)
+    return as_tensor(np.asarray(array), requires_grad=requires_grad, device=device)
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -62,7 +62,7 @@ def full(
     """A tensor of ``shape`` filled with ``fill_value``. The dtype follows the value: a bool gives bool, an int int64, a
     float the default dtype."""
     if dtype is None:
-        dtype = Tensor(fill_value).dtype
+        dtype = as_tensor(fill_value).dtype
     return _new(np.full(_shape("full", (shape,)), fill_value, dtype), device, requires_grad)
 
 
@@ -70,7 +70,7 @@ def _like(array: np.ndarray, x: Any, device: str | None, requires_grad: bool) ->
     if device is None and isinstance(x, Tensor):
         from minidl.core.registry import backend_of
 
-        array = backend_of(x.data).asarray(array)
+        array = backend_of(x.array).asarray(array)
         t = Tensor._from_node(array, None, 0)
         return t.requires_grad_() if requires_grad else t
     return _new(array, device, requires_grad)
@@ -78,19 +78,19 @@ def _like(array: np.ndarray, x: Any, device: str | None, requires_grad: bool) ->
 
 def zeros_like(x: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros with the shape, dtype and device of ``x``."""
-    return _like(np.zeros(np.shape(x), dtype or Tensor(x).dtype), x, device, requires_grad)
+    return _like(np.zeros(np.shape(x), dtype or as_tensor(x).dtype), x, device, requires_grad)
 
 
 def ones_like(x: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones with the shape, dtype and device of ``x``."""
-    return _like(np.ones(np.shape(x), dtype or Tensor(x).dtype), x, device, requires_grad)
+    return _like(np.ones(np.shape(x), dtype or as_tensor(x).dtype), x, device, requires_grad)
 
 
 def full_like(
     x: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """``fill_value`` with the shape, dtype and device of ``x``."""
-    return _like(np.full(np.shape(x), fill_value, dtype or Tensor(x).dtype), x, device, requires_grad)
+    return _like(np.full(np.shape(x), fill_value, dtype or as_tensor(x).dtype), x, device, requires_grad)
 
 
 def arange(

@@ -53,7 +53,7 @@ def to_bytes(state: Any, metadata: Mapping[str, str] | None = None) -> bytes:
     for name, value in state.items():
         if not isinstance(name, str):
             raise TypeError(f"save: names must be strings, got {name!r}")
-        array = np.asarray(to_numpy(value.data) if isinstance(value, Tensor) else value, order="C")
+        array = np.asarray(to_numpy(value.array) if isinstance(value, Tensor) else value, order="C")
         if array.dtype.name != "bfloat16" and array.dtype.newbyteorder("=") not in map(np.dtype, _DTYPES.values()):
             raise TypeError(f"save: {name!r} has dtype {array.dtype}, which safetensors cannot hold")
         arrays[name] = array

@@ -90,7 +90,7 @@ def text(root: Tensor, params: Any = None, max_lines: int = 200) -> str:
     referred to by its number.
 
     >>> from minidl import Tensor, viz
-    >>> w = Tensor([1.0, 2.0], requires_grad=True)
+    >>> w = as_tensor([1.0, 2.0], requires_grad=True)
     >>> print(viz.text((w * w).sum(), {"w": w}))
     sum
     └─ mul
@@ -290,7 +290,7 @@ def trace(f: Callable[..., Tensor], *inputs: Any, max_values: int = 6) -> Trace:
         if not isinstance(value, Tensor):
             raise TypeError(f"trace: the function must return a Tensor, got {type(value).__name__}")
         if value.requires_grad:
-            start = Tensor(np.ones(value.shape, value.dtype))
+            start = as_tensor(np.ones(value.shape, value.dtype))
             recorder.name(start, "g")
             recorder.lines.append(f"backward, from g = {recorder.show(start)} for {recorder.named(value)}")
             recorder.indent, recorder.prefix, recorder.count = "      ", "d", 0
@@ -324,13 +324,13 @@ class _Recorder:
         self._names: dict[int, tuple[str, Any]] = {}
 
     def name(self, tensor: Tensor, name: str) -> None:
-        for key in (tensor.data, tensor._node):
+        for key in (tensor.array, tensor._node):
             if key is not None:
                 self._names.setdefault(id(key), (name, key))
 
     def named(self, value: Any) -> str:
         if isinstance(value, Tensor):
-            value = value.data
+            value = value.array
         if id(value) in self._names:
             return self._names[id(value)][0]
         if isinstance(value, np.ndarray) or hasattr(value, "dtype"):
@@ -338,7 +338,7 @@ class _Recorder:
         return repr(value)
 
     def show(self, value: Any) -> str:
-        data = value.data if isinstance(value, Tensor) else value
+        data = value.array if isinstance(value, Tensor) else value
         if np.size(data) > self.max_values:
             return describe(data)
         body = np.array2string(np.asarray(data), precision=4, separator=", ").replace("\n", "")

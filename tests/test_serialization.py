@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn, serialization
+from minidl import as_tensor, nn, serialization
 from minidl.data import CorruptFileError
 
 pytest.importorskip("safetensors", reason="weights are stored with safetensors")
@@ -50,7 +50,7 @@ def test_big_endian_arrays_keep_their_values(path):
 
 
 def test_tensors_that_require_gradients(path):
-    minidl.save({"x": Tensor([1.0, 2.0], requires_grad=True)}, path)
+    minidl.save({"x": as_tensor([1.0, 2.0], requires_grad=True)}, path)
     np.testing.assert_array_equal(minidl.load(path)["x"], [1, 2])
 
 

@@ -79,7 +79,7 @@ def _call(op: str, f: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
 
 
 def _one_element(op: str, value: Tensor) -> Tensor:
-    if value.size != 1:
+    if value.numel() != 1:
         raise ValueError(f"{op}: expected a function with one output element, got shape {value.shape}")
     return value
 
@@ -97,7 +97,7 @@ def _has_outer(outputs: Sequence[Tensor], points: Sequence[Tensor]) -> bool:
 
 
 def _zeros_like(x: Tensor) -> Tensor:
-    return Tensor(np.zeros(x.shape, x.dtype)) if type(x.data) is np.ndarray else Tensor(x.data * 0)
+    return as_tensor(np.zeros(x.shape, x.dtype)) if type(x.array) is np.ndarray else as_tensor(x.array * 0)
 
 
 def _zeros_for_unused(found: Sequence[Tensor | None], points: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -112,7 +112,7 @@ def value_and_grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -
     recorded with respect to them; under ``no_grad()`` they are not.
 
     >>> from minidl import Tensor, value_and_grad
-    >>> value_and_grad(lambda x: (x**3).sum())(Tensor([1.0, 2.0]))
+    >>> value_and_grad(lambda x: (x**3).sum())(as_tensor([1.0, 2.0]))
     (tensor(9.), tensor([ 3., 12.]))
     """
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
@@ -135,7 +135,7 @@ def grad(f: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable
 
     >>> from minidl import Tensor, grad
     >>> cube = lambda x: x**3
-    >>> grad(cube)(Tensor(2.0)), grad(grad(cube))(Tensor(2.0))
+    >>> grad(cube)(as_tensor(2.0)), grad(grad(cube))(as_tensor(2.0))
     (tensor(12.), tensor(12.))
     """
     both = value_and_grad(f, argnums)
@@ -151,8 +151,8 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple]
     """``(f(*primals), pull)`` where ``pull(v)`` is the vector-Jacobian product, one Tensor per primal.
 
     >>> from minidl import Tensor, vjp
-    >>> value, pull = vjp(lambda x: x * x, Tensor([1.0, 2.0, 3.0]))
-    >>> pull(Tensor([1.0, 0.0, 1.0]))
+    >>> value, pull = vjp(lambda x: x * x, as_tensor([1.0, 2.0, 3.0]))
+    >>> pull(as_tensor([1.0, 0.0, 1.0]))
     (tensor([2., 0., 6.]),)
     """
     points = [_point(p) for p in primals]
@@ -176,7 +176,7 @@ def jvp(f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any
     Jacobian-vector product: the "double backward" trick.
 
     >>> from minidl import Tensor, jvp
-    >>> jvp(lambda x: x * x, [Tensor([1.0, 2.0, 3.0])], [Tensor([1.0, 0.0, 1.0])])
+    >>> jvp(lambda x: x * x, [as_tensor([1.0, 2.0, 3.0])], [as_tensor([1.0, 0.0, 1.0])])
     (tensor([1., 4., 9.]), tensor([2., 0., 6.]))
     """
     primals, tangents = _as_tuple(primals), tuple(as_tensor(t) for t in _as_tuple(tangents))
@@ -203,7 +203,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """The Jacobian of ``f`` at ``x``: shape ``f(x).shape + x.shape``, by one vector-Jacobian product per output.
 
     >>> from minidl import Tensor, jacobian
-    >>> jacobian(lambda x: x * x, Tensor([1.0, 2.0]))
+    >>> jacobian(lambda x: x * x, as_tensor([1.0, 2.0]))
     tensor([[2., 0.],
             [0., 4.]])
     """
@@ -211,7 +211,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     out = _call("jacobian", f, [point], {})
     nested = _has_outer([out], [point])
     rows: list[Tensor] = []
-    for k in range(out.size):
+    for k in range(out.numel()):
         one = np.zeros(out.shape, out.dtype)
         one.flat[k] = 1
         found = gradients(out, point, as_tensor(one), retain_graph=True, create_graph=nested, allow_unused=True)
@@ -225,7 +225,7 @@ def hessian(f: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """The Hessian of a scalar function at ``x``: shape ``x.shape + x.shape`` (the Jacobian of the gradient).
 
     >>> from minidl import Tensor, hessian
-    >>> hessian(lambda x: x[0] ** 2 * x[1], Tensor([1.0, 2.0]))
+    >>> hessian(lambda x: x[0] ** 2 * x[1], as_tensor([1.0, 2.0]))
     tensor([[4., 2.],
             [2., 0.]])
     """

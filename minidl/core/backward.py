@@ -48,7 +48,7 @@ def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> 
         elif kind == "input":
             v = node.saved[key]
             if not on_tensors and isinstance(v, Traced):
-                v = v.data
+                v = v.array
             elif on_tensors and isinstance(v, np.ndarray):
                 v = tensor_type._from_node(v, None)
         elif kind == "shape":
@@ -63,7 +63,7 @@ def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> 
         elif kind == "inputs":
             v = [node.saved[i] for i in range(key, len(node.edges))]
             if not on_tensors:
-                v = [a.data if isinstance(a, Traced) else a for a in v]
+                v = [a.array if isinstance(a, Traced) else a for a in v]
         else:
             assert node.shapes is not None
             v = node.shapes[key:]
@@ -226,7 +226,7 @@ def backward(
     walk = _Walk(_tensor_type(roots[0]), on_tensors, targets, needed)
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
         for root, g in zip(roots, grads, strict=True):
-            walk.give(edge_of(root), g if on_tensors else g.data, False)
+            walk.give(edge_of(root), g if on_tensors else g.array, False)
         while walk.heap:
             _, node = heapq.heappop(walk.heap)
             slots = walk.waiting.pop(node.seq)
@@ -249,7 +249,7 @@ def _pass_on(walk: _Walk, node: Node, slots: list, here: Context) -> None:
     for i, gi in enumerate(_vjp(node, g, on_tensors, tensor_type)):
         if gi is None or edges[i] is None:
             continue
-        if here.anomaly and has_nan(gi.data if isinstance(gi, Traced) else gi):
+        if here.anomaly and has_nan(gi.array if isinstance(gi, Traced) else gi):
             where = node.line or "an unknown line (turn anomaly mode on for the forward pass too)"
             raise AnomalyError(f"the gradient of {node.prim.name} for its input {i} is NaN; forward call at {where}")
         # A rule may hand its g straight on, or a view: such an array must not be written to by others.
@@ -273,7 +273,7 @@ def _at_inputs(walk: _Walk, inputs: Sequence[Any], freed: Node | None) -> list:
 def _fill_zeros(slots: list, specs: list, on_tensors: bool, tensor_type: Any) -> tuple:
     """The gradients of all outputs of a node, zeros for outputs that nothing depended on."""
     given = next(s for s in slots if s is not None)
-    xp = namespace(given.data if on_tensors else given)
+    xp = namespace(given.array if on_tensors else given)
     result = []
     for g, (shape, dtype) in zip(slots, specs):
         if g is None:
@@ -297,13 +297,13 @@ def _run_leaf_hooks(leaf: Any, g: Any, on_tensors: bool) -> Any:
     for hook in list((leaf._hooks or {}).values()):
         replaced = hook(g if isinstance(g, Traced) else _tensor_type(leaf)._from_node(g, None))
         if replaced is not None:
-            g = replaced if on_tensors else replaced.data
+            g = replaced if on_tensors else replaced.array
     return g
 
 
 def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
     """``tensor.grad += g``, never keeping an array that somebody else also holds."""
-    grad, dtype = tensor.grad, tensor.data.dtype
+    grad, dtype = tensor.grad, tensor.array.dtype
     if on_tensors:
         g = g.astype(dtype) if g.dtype != dtype else g
         tensor.grad = g.clone() if grad is None else grad + g
@@ -313,11 +313,11 @@ def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
             g, fresh = g.astype(dtype), True
         g = g if fresh or type(g) is not np.ndarray else g.copy()
         tensor.grad = _tensor_type(tensor)._from_node(g, None)
-    elif type(grad.data) is np.ndarray and grad.data.flags.writeable and not grad.requires_grad:
-        np.add(grad.data, g, out=grad.data, casting="same_kind")
+    elif type(grad.array) is np.ndarray and grad.array.flags.writeable and not grad.requires_grad:
+        np.add(grad.array, g, out=grad.array, casting="same_kind")
         grad._bump()
     else:
-        tensor.grad = _tensor_type(tensor)._from_node(grad.data + g, None)
+        tensor.grad = _tensor_type(tensor)._from_node(grad.array + g, None)
 
 
 def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: Any) -> None:
@@ -327,4 +327,4 @@ def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: Any) -> N
             continue
         replaced = hook(g if isinstance(g, Traced) else tensor_type._from_node(g, None))
         if replaced is not None:
-            slots[index] = replaced if on_tensors else replaced.data
+            slots[index] = replaced if on_tensors else replaced.array

@@ -134,7 +134,7 @@ def apply(prim: Primitive, args: tuple, params: dict) -> Any:
     """Run a primitive whose inputs include Tensors; returns Tensor(s), recorded if a gradient may be wanted."""
     if prim.promote is not None:
         args = promote(prim, args)
-    return record(prim, args, params, run(prim, [a.data if isinstance(a, Tensor) else a for a in args], params))
+    return record(prim, args, params, run(prim, [a.array if isinstance(a, Tensor) else a for a in args], params))
 
 
 def record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
@@ -155,7 +155,7 @@ def record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
         node = Node(prim, args, params, needs, out) if needs and out.dtype.kind in "fcV" else None
         result = Tensor._from_node(out, node)
     for t in result if type(result) is tuple else (result,):
-        if isinstance(t.data, _ndarray) and t.data.base is not None:
+        if isinstance(t.array, _ndarray) and t.array.base is not None:
             _link_view(t, args)
     if here.special:
         _attend(here, prim, args, params, result)
@@ -164,9 +164,9 @@ def record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
 
 def _link_view(result: Tensor, args: tuple) -> None:
     """Views share a version counter with the tensor whose memory they show."""
-    out = base_array(result.data)
+    out = base_array(result.array)
     for a in args:
-        if isinstance(a, Tensor) and isinstance(a.data, _ndarray) and np.may_share_memory(out, base_array(a.data)):
+        if isinstance(a, Tensor) and isinstance(a.array, _ndarray) and np.may_share_memory(out, base_array(a.array)):
             base = result._base = a if a._base is None else a._base
             if not (base.requires_grad and base._node is None):
                 base._note_view(result)
@@ -174,8 +174,8 @@ def _link_view(result: Tensor, args: tuple) -> None:
 
 
 def _attend(here: Context, prim: Primitive, args: tuple, params: dict, result: Any) -> None:
-    if here.anomaly and any(has_nan(o.data) for o in (result if isinstance(result, tuple) else (result,))):
-        came_in = any(has_nan(a.data) for a in args if isinstance(a, Tensor))
+    if here.anomaly and any(has_nan(o.array) for o in (result if isinstance(result, tuple) else (result,))):
+        came_in = any(has_nan(a.array) for a in args if isinstance(a, Tensor))
         origin = "passed on a NaN from its inputs" if came_in else "made a NaN"
         raise AnomalyError(f"{prim.name}({', '.join(map(describe, args))}) {origin} at {user_line()}")
     if here.observer is not None:
@@ -188,7 +188,7 @@ def _attend(here: Context, prim: Primitive, args: tuple, params: dict, result: A
 def unary(prim: Primitive, x: Any, params: dict = _NO_PARAMS) -> Any:
     """:func:`apply` for one input."""
     here = current()
-    data = x.data
+    data = x.array
     function = here.direct[prim]
     if function is None or type(data) is not _ndarray or data.dtype not in _FLOATS:
         return apply(prim, (x,), dict(params))
@@ -201,7 +201,7 @@ def unary(prim: Primitive, x: Any, params: dict = _NO_PARAMS) -> Any:
             return record(prim, (x,), params, out)
         out = _asarray(out)
     result = _new(Tensor)
-    result.data = out
+    result.array = out
     if x.requires_grad and here.recording and prim.differentiable and (out.dtype in _FLOATS or out.dtype.kind in "fcV"):
         result._node = node_of_one(prim, x, data.shape, params, out)
         result.requires_grad = True
@@ -219,13 +219,13 @@ def binary(prim: Primitive, x: Any, y: Any) -> Any:
     function = here.direct[prim]
     needs = 0
     if isinstance(x, Tensor):
-        xd = x.data
+        xd = x.array
         if x.requires_grad:
             needs = 1
     else:
         xd = x
     if isinstance(y, Tensor):
-        yd = y.data
+        yd = y.array
         if y.requires_grad:
             needs |= 2
     else:
@@ -245,7 +245,7 @@ def binary(prim: Primitive, x: Any, y: Any) -> Any:
     if type(out) is not _ndarray:
         out = _asarray(out)
     result = _new(Tensor)
-    result.data = out
+    result.array = out
     if needs and here.recording and prim.differentiable:
         result._node = node_of_two(
             prim, x, y, xd.shape if tx is _ndarray else (), yd.shape if ty is _ndarray else (), needs, out

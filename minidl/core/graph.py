@@ -23,7 +23,7 @@ class Traced:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        data: Any
+        array: Any
         requires_grad: bool
 
         def __getattr__(self, name: str) -> Any: ...

@@ -39,7 +39,7 @@ import contextvars
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ import numpy as np
 from minidl.core import dispatch
 from minidl.core.graph import Traced
 from minidl.core.registry import primitives
-from minidl.core.spelling import spelled
+from minidl.core.spelling import spelled, stored
 
 
 class Rule:
@@ -78,6 +78,8 @@ class Primitive:
         linear_in: tuple[str, ...] = (),
         random: bool = False,
         composite: bool = False,
+        order: tuple[str, ...] | None = None,
+        also: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self.name = name
         self.reference = reference
@@ -91,6 +93,8 @@ class Primitive:
         self.linear_in = linear_in
         self.random = random
         self.composite = composite
+        self.order = order
+        self.also = dict(also or {})
         self.__doc__ = reference.__doc__
         self.__name__ = self.name
         self.__module__ = reference.__module__
@@ -110,7 +114,7 @@ class Primitive:
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if params and not params.keys() <= self.defaults.keys():
-            params = spelled(self.__signature__.parameters, params)
+            return self._call_by_names(args, spelled(self.__signature__.parameters, params))
         if self.variadic and args and type(args[0]) in (list, tuple) and not self.inputs:
             args = (*args[0], *self._surplus(args[1:], params, 0))
         elif not self.variadic and len(args) != len(self.inputs):
@@ -122,6 +126,23 @@ class Primitive:
                 return dispatch.apply(self, args, params)
         return dispatch.run(self, args if self.promote is None else dispatch.promote(self, args), params)
 
+    def _call_by_names(self, args: tuple, params: dict) -> Any:
+        """A call with inputs given by name, or with keywords of PyTorch's that are no parameters of the formula."""
+        if "out" in params:
+            return stored(params.pop("out"), lambda: self(*args, **params))
+        if self.variadic and self.variadic in params:
+            args = (*args, *params.pop(self.variadic))
+        elif any(name in params for name in self.inputs):
+            args = self._bind(args, params)
+        for keyword, serve in self.also.items():
+            if keyword in params:
+                value = params.pop(keyword)
+                return serve(self, self._bind(args, params), params, value)
+        if unknown := params.keys() - self.defaults.keys():
+            known = [*self.__signature__.parameters, *self.also, "out"]
+            raise TypeError(f"{self.name}: no argument is called {min(unknown)!r}; it takes {', '.join(known)}")
+        return self(*args, **params)
+
     def _surplus(self, extra: tuple, params: dict, start: int) -> tuple:
         if len(extra) > len(self.params) - start:
             raise TypeError(f"{self.name}{self.__signature__}: too many positional arguments")
@@ -130,10 +151,17 @@ class Primitive:
         return ()
 
     def _bind(self, args: tuple, params: dict) -> tuple:
-        """Positional arguments beyond the inputs are static parameters; inputs may be given by name or left out."""
-        self._surplus(args[len(self.inputs) :], params, 0)
-        bound = list(args[: len(self.inputs)])
-        for name in self.inputs[len(bound) :]:
+        """The inputs, where some are given by name or left out, or static parameters follow them by position; these
+        are put into ``params``."""
+        names = self.order or (*self.inputs, *self.params)
+        if len(args) > len(names):
+            raise TypeError(f"{self.name}{self.__signature__}: too many positional arguments")
+        for name, value in zip(names, args):
+            if name in params:
+                raise TypeError(f"{self.name}{self.__signature__}: got {name!r} twice")
+            params[name] = value
+        bound = []
+        for name in self.inputs:
             default = self.__signature__.parameters[name].default
             if name not in params and default is inspect.Parameter.empty:
                 raise TypeError(f"{self.name}{self.__signature__}: missing input {name!r}")
@@ -209,6 +237,13 @@ def primitive(function: Callable[..., Any] | None = None, *, name: str | None = 
         it, and need no rule that can itself be differentiated.
     ``donated``
         inputs that a kernel (never the formula) may overwrite and return: the caller must go on with what is returned.
+
+    ``order``
+        the names of the positional arguments in PyTorch's order, where that is not inputs, then parameters: it holds
+        for calls with more of them than there are inputs, or with an input given by name.
+    ``also``
+        further keywords of PyTorch's function, each with what serves it (:mod:`minidl.core.spelling`):
+        ``also={"dtype": converted}``. (``out`` is taken by all.)
 
     What compilers may rely on:
 

@@ -115,6 +115,11 @@ class Backend:
 
         return scipy.special
 
+    @property
+    def in_host_memory(self) -> bool:
+        """Are the arrays in the host's memory, so that "cpu" means this backend where it is the active one?"""
+        return self.device == "cpu"
+
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
 

@@ -16,10 +16,12 @@ import numpy as np
 from minidl.core import backward as engine
 from minidl.core import trace
 from minidl.core.context import current
+from minidl.core.device import backend_for
+from minidl.core.device import device as as_device
 from minidl.core.dtypes import default_dtype
 from minidl.core.graph import Node, Traced, next_in_sequence
 from minidl.core.hooks import HookHandle
-from minidl.core.registry import Backend, backend_of, get_backend, load, to_numpy
+from minidl.core.registry import Backend, backend_of, get_backend, to_numpy
 
 if TYPE_CHECKING:
     from minidl.ops.methods import Methods
@@ -40,27 +42,29 @@ def base_array(array: Any) -> Any:
     return array if type(array) is _ndarray else array.view(_ndarray)
 
 
+class Size(tuple):
+    """The lengths of a tensor's axes, as :meth:`Tensor.size` gives them."""
+
+    def numel(self) -> int:
+        """Their product."""
+        return math.prod(self)
+
+    def __repr__(self) -> str:
+        return f"Size({list(self)})"
+
+
 class Tensor(Methods):
     """An n-dimensional array that records what is done to it.
 
-    ``Tensor(value)`` takes nested lists, scalars, NumPy arrays or another tensor. Python floats become the default
-    dtype (float32) and arrays keep theirs. An array is not copied: the tensor shares its memory.
-
-    Parameters
-    ----------
-    data:
-        the value.
-    requires_grad:
-        record operations on this tensor, so that ``backward()`` fills ``.grad``. Only floating-point tensors can.
-    dtype:
-        convert to this dtype.
-    device:
-        name of the backend (``"numpy"``, ``"cupy"``, ``"jax"``) to put it on; default: the active one.
+    Make one with :func:`tensor`, which copies, or :func:`as_tensor`, which shares an array's memory. Calling the class
+    is PyTorch's older way: ``Tensor([1, 2])`` or ``Tensor(array)`` has the default dtype (float32) whatever the values
+    are, and ``Tensor(2, 3)`` is an uninitialized tensor of that shape. Raises TypeError for another scalar.
     """
 
     # Slots are quicker than attributes with a class-level default; whoever makes a tensor sets all three.
-    __slots__ = ("data", "requires_grad", "_node", "__dict__", "__weakref__")
-    data: Any
+    __slots__ = ("array", "requires_grad", "_node", "__dict__", "__weakref__")
+    #: the array that holds the values, of its backend's type
+    array: Any
     requires_grad: bool
     _node: Node | None
 
@@ -78,26 +82,23 @@ class Tensor(Methods):
     __array_ufunc__ = None
     __array_priority__ = 1000
 
-    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> None:
-        backend = get_backend() if device is None else load(device)
-        if isinstance(data, Tensor):
-            data = data.data
-        if (
-            type(data) is not _ndarray
-            or backend.array_type is not _ndarray
-            or dtype is not None
-            or (data.dtype.kind not in "fiubc")
-        ):
-            data = _make_array(data, dtype, backend, device)
-        self.data, self.requires_grad, self._node = data, False, None
-        if requires_grad:
-            self.requires_grad_()
+    def __init__(self, *data: Any, device: Any = None) -> None:
+        value = data[0] if len(data) == 1 else data
+        if all(isinstance(n, (int, np.integer)) for n in data):
+            array = backend_for(device).asarray(np.empty(data if data else 0, default_dtype()))
+        elif len(data) > 1 or (np.ndim(value) == 0 and not hasattr(value, "ndim")) or isinstance(value, np.generic):
+            raise TypeError(
+                f"Tensor: expected a sequence, an array or lengths of axes, got {data}; see minidl.tensor()"
+            )
+        else:
+            array = array_of(value, default_dtype(), device)
+        self.array, self.requires_grad, self._node = array, False, None
 
     @classmethod
     def _from_node(cls, array: Any, node: Node | None, index: int = 0, several: bool = False) -> Tensor:
         t = _new(Tensor)
-        t.data, t.requires_grad, t._node = array if type(array) is _ndarray else as_device_array(array), False, None
-        if node is not None and t.data.dtype.kind in "fcV":
+        t.array, t.requires_grad, t._node = array if type(array) is _ndarray else as_device_array(array), False, None
+        if node is not None and t.array.dtype.kind in "fcV":
             t._node, t.requires_grad = node, True
             if several:
                 t._edge = (node, index)
@@ -107,24 +108,23 @@ class Tensor(Methods):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.data.shape)
+    def size(self, dim: int | None = None) -> Any:
+        """The lengths of all axes, or of one: PyTorch's method. (:meth:`numel` counts the elements.)"""
+        return Size(self.array.shape) if dim is None else self.array.shape[dim]
 
     def numel(self) -> int:
         """Number of elements."""
-        return self.size
+        return math.prod(self.array.shape)
 
     def dim(self) -> int:
         """Number of axes."""
@@ -132,12 +132,12 @@ class Tensor(Methods):
 
     @property
     def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
+        return self.numel() * self.dtype.itemsize
 
     @property
-    def device(self) -> str:
+    def device(self) -> as_device:
         """Device of the backend that holds the array: ``cpu``, ``cuda`` or ``jax``."""
-        return backend_of(self.data).device
+        return as_device(backend_of(self.array).device)
 
     @property
     def is_leaf(self) -> bool:
@@ -169,19 +169,19 @@ class Tensor(Methods):
         trace.leaving("numpy()")
         if self.requires_grad:
             raise RuntimeError("numpy(): this tensor requires a gradient; use tensor.detach().numpy()")
-        return to_numpy(self.data)
+        return to_numpy(self.array)
 
     def item(self) -> Any:
         """The only element, as a Python scalar."""
         trace.leaving("item()")
-        if self.size != 1:
+        if self.numel() != 1:
             raise ValueError(f"item: expected a tensor with one element, got shape {self.shape}")
-        return to_numpy(self.data).item()
+        return to_numpy(self.array).item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python scalars."""
         trace.leaving("tolist()")
-        return to_numpy(self.data).tolist()
+        return to_numpy(self.array).tolist()
 
     # Autograd
 
@@ -206,20 +206,36 @@ class Tensor(Methods):
 
     def _starting_grad(self, gradient: Any) -> Tensor:
         if gradient is None:
-            if self.size != 1:
+            if self.numel() != 1:
                 raise RuntimeError(
                     f"backward: a gradient argument is needed for a tensor of shape {self.shape}; "
                     "only a tensor with one element has the default 1"
                 )
-            return Tensor._from_node(backend_of(self.data).xp.ones(self.shape, self.dtype), None, 0)
+            return Tensor._from_node(backend_of(self.array).xp.ones(self.shape, self.dtype), None, 0)
         gradient = as_tensor(gradient)
         if gradient.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {gradient.shape}, expected {self.shape}")
         return gradient if gradient.dtype == self.dtype else gradient.astype(self.dtype)
 
+    @property
+    def data(self) -> Tensor:
+        """The same memory, cut off from the graph: what :meth:`detach` gives. Assigning a tensor (or an array) to it
+        makes this tensor hold that memory, unrecorded."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        old, new = self.array, as_tensor(value).array
+        trace.replaced(old, new, lambda: self.array, self._hold)
+        self._hold(new)
+
+    def _hold(self, array: Any) -> None:
+        self.array = array
+        self._bump()
+
     def detach(self) -> Tensor:
         """The same memory, cut off from the graph."""
-        t = Tensor._from_node(self.data, None, 0)
+        t = Tensor._from_node(self.array, None, 0)
         t._base = self if self._base is None else self._base
         return t
 
@@ -283,7 +299,7 @@ class Tensor(Methods):
         return (self[i] for i in range(self.shape[0]))
 
     def __bool__(self) -> bool:
-        if self.size != 1:
+        if self.numel() != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
         return bool(self.item())
 
@@ -305,15 +321,15 @@ class Tensor(Methods):
         trace.leaving("np.asarray(tensor)")
         if self.requires_grad:
             raise RuntimeError("np.asarray(tensor): this tensor requires a gradient; use tensor.detach()")
-        return np.array(to_numpy(self.data), dtype=dtype, copy=copy)
+        return np.array(to_numpy(self.array), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.requires_grad:
             raise BufferError("__dlpack__: this tensor requires a gradient; use tensor.detach()")
-        return self.data.__dlpack__(**kwargs)
+        return self.array.__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()
+        return self.array.__dlpack_device__()
 
     def __copy__(self) -> Tensor:
         return self.clone()
@@ -324,22 +340,22 @@ class Tensor(Methods):
         t = type(self).__new__(type(self))
         own = ("_hooks", "_base", "_version", "_changed_at", "_views")
         t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
-        t.data, t.requires_grad, t._node = self.data.copy(), self.requires_grad, None
+        t.array, t.requires_grad, t._node = self.array.copy(), self.requires_grad, None
         t.grad = None if self.grad is None else self.grad.detach().clone()
         memo[id(self)] = t
         return t
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), to_numpy(self.data), self.requires_grad and self.is_leaf)
+        return _rebuild, (type(self), to_numpy(self.array), self.requires_grad and self.is_leaf)
 
     def __repr__(self) -> str:
         trace.leaving("printing a tensor")
-        body = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(")
+        body = np.array2string(to_numpy(self.array), separator=", ", prefix="tensor(")
         extra = ""
         if self.dtype not in (default_dtype(), np.dtype(np.int64), np.dtype(bool)):
             extra += f", dtype={self.dtype}"
         if self.device != "cpu":
-            extra += f", device={self.device!r}"
+            extra += f", device={str(self.device)!r}"
         if self._node is not None:
             extra += f", grad_fn=<{self._node.prim.name}>"
         elif self.requires_grad:
@@ -352,11 +368,22 @@ class Tensor(Methods):
 
 def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
     t = cls.__new__(cls)
-    t.data, t.requires_grad, t._node = array, requires_grad, None
+    t.array, t.requires_grad, t._node = array, requires_grad, None
     return t
 
 
-def _make_array(data: Any, dtype: Any, backend: Backend, device: str | None) -> Any:
+def array_of(data: Any, dtype: Any = None, device: Any = None) -> Any:
+    """An array on ``device`` (default: where ``data`` is, else the active backend's) of a Tensor, an array, or nested
+    lists. An array is not copied, and keeps its dtype unless another is asked for."""
+    backend = backend_for(device)
+    if isinstance(data, Tensor):
+        data = data.array
+    if type(data) is _ndarray and dtype is None and backend.array_type is _ndarray and data.dtype.kind in "fiubc":
+        return data
+    return _make_array(data, dtype, backend, device)
+
+
+def _make_array(data: Any, dtype: Any, backend: Backend, device: Any) -> Any:
     """An array of ``backend`` from anything array-like; Python floats take the default dtype."""
     tracer = current().tracer
     if tracer is not None and dtype is None and device is None and tracer.knows(data):
@@ -387,18 +414,27 @@ def _holds_float64(data: Any) -> bool:
     return isinstance(data, (_ndarray, np.generic)) and data.dtype == np.float64
 
 
-def as_tensor(value: Any, dtype: Any = None) -> Tensor:
-    """``value`` itself if it is a Tensor (of that dtype), else a Tensor of it."""
-    if isinstance(value, Tensor):
-        return value if dtype is None else value.astype(dtype)
-    return Tensor(value, dtype=dtype)
+def as_tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """``data`` itself if it is such a Tensor already, else a Tensor of it: of nested lists, scalars, an array.
+
+    Python floats become the default dtype (float32); an array keeps its own, and its memory is shared. With
+    ``requires_grad``, a new leaf on the memory of ``data``.
+    """
+    if isinstance(data, Tensor) and not requires_grad:
+        data = data if dtype is None else data.astype(dtype)
+        return data if device is None else data.to(device)
+    t = _new(Tensor)
+    t.array, t.requires_grad, t._node = array_of(data, dtype, device), False, None
+    return t.requires_grad_() if requires_grad else t
 
 
-def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
-    """A new tensor with a copy of ``data``."""
+def tensor(
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
+    """A new tensor with a copy of ``data`` (see :func:`as_tensor`); ``pin_memory`` changes nothing."""
     if isinstance(data, (_ndarray, Tensor)):
         data = data.copy() if isinstance(data, _ndarray) else data.detach().clone()
-    return Tensor(data, requires_grad=requires_grad, dtype=dtype, device=device)
+    return as_tensor(data, dtype, device, requires_grad)
 
 
 def from_dlpack(x: Any) -> Tensor:

@@ -19,14 +19,14 @@ from minidl.core.tensor import Tensor
 
 def assign_(self: Tensor, value: Any) -> Tensor:
     """Take over the values of ``value`` (broadcast, cast to this dtype), in place and unrecorded."""
-    array = value.data if isinstance(value, Tensor) else value
+    array = value.array if isinstance(value, Tensor) else value
     trace.assigning(self, array)
-    if isinstance(self.data, np.ndarray):
-        self.data[...] = to_numpy(array)
-    elif array is not self.data:
-        backend = backend_of(self.data)
+    if isinstance(self.array, np.ndarray):
+        self.array[...] = to_numpy(array)
+    elif array is not self.array:
+        backend = backend_of(self.array)
         # a copy: kernels may write into it
-        self.data = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape).copy()
+        self.array = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape).copy()
     self._bump()
     return self
 
@@ -44,12 +44,12 @@ def become(self: Tensor, new: Tensor, op: str) -> Tensor:
             raise RuntimeError(f"{op}: a view cannot be changed in place while gradients are recorded; clone() it")
         assert new._node is not None
         _keep_old_value_for(self, new._node)
-    array = new.data
+    array = new.array
     trace.assigning(self, array)
-    if isinstance(self.data, np.ndarray):
-        self.data[...] = array
+    if isinstance(self.array, np.ndarray):
+        self.array[...] = array
     else:
-        self.data = array.astype(self.dtype)
+        self.array = array.astype(self.dtype)
     self._bump()
     if new.requires_grad:
         retained = self._node and self._node.retain and self._node.retain.pop(self._output_index, None)
@@ -57,7 +57,7 @@ def become(self: Tensor, new: Tensor, op: str) -> Tensor:
         if retained:
             self.retain_grad()
         for view in [v for r in self._views or () if (v := r()) is not None]:
-            view._node, view._edge, view.requires_grad = Node(_stale_view, (self,), {}, 1, view.data), None, True
+            view._node, view._edge, view.requires_grad = Node(_stale_view, (self,), {}, 1, view.array), None, True
         self._views = None
     return self
 

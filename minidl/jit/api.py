@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl.core.context import current
 from minidl.core.registry import get_backend
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 from minidl.jit.capture import capture
 from minidl.jit.interpreter import Interpreter
 from minidl.jit.passes import simplify
@@ -20,7 +20,7 @@ from minidl.jit.program import Program
 def flatten(tree: Any, leaves: list) -> Any:
     """Put the Tensors and arrays of nested tuples, lists and dicts into ``leaves``; returns the structure."""
     if isinstance(tree, (Tensor, np.ndarray)):
-        leaves.append(tree if isinstance(tree, Tensor) else Tensor(tree))
+        leaves.append(tree if isinstance(tree, Tensor) else as_tensor(tree))
         return "leaf"
     if isinstance(tree, (tuple, list)):
         return type(tree).__name__, tuple(flatten(x, leaves) for x in tree)
@@ -90,7 +90,7 @@ class JitFunction:
         else:
             return self._capture(entries, structure, leaves, backend)
         _, result_structure, run = entry
-        outs = run([t.data for t in leaves])
+        outs = run([t.array for t in leaves])
         return unflatten(result_structure, iter([Tensor._from_node(o, None) for o in outs]))
 
     def _capture(self, entries: list, structure: Any, leaves: list[Tensor], backend: Any) -> Any:

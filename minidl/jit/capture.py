@@ -110,10 +110,10 @@ class Tracer(Passive):
     def observe(self, prim: Any, args: tuple, params: dict, result: Any) -> None:
         self.results += [weakref.ref(t) for t in (result if isinstance(result, tuple) else (result,))]
         for a in args:
-            if hasattr(a, "data") and hasattr(a, "requires_grad"):
-                value = self.by_id.get(id(a.data))
+            if hasattr(a, "array") and hasattr(a, "requires_grad"):
+                value = self.by_id.get(id(a.array))
                 if value is None or value.kind == "external":
-                    self.tensors.setdefault(id(a.data), a)
+                    self.tensors.setdefault(id(a.array), a)
 
     def value_of(self, array: Any, prim: Any) -> Value:
         found = self.by_id.get(id(array))
@@ -122,7 +122,7 @@ class Tracer(Passive):
         if type(array) is TracedArray or (isinstance(array, np.ndarray) and id(_owner(array)) in self.owners):
             raise CaptureError(
                 f"jit: an input of {getattr(prim, 'name', prim)}, of shape {array.shape}, was taken from a captured "
-                "value outside minidl's operations (through .data or NumPy); use Tensor operations inside a jitted step"
+                "value outside minidl's operations (through .array or NumPy); use operations on Tensors inside a step"
             )
         return self.new_value(array, "external")
 
@@ -144,7 +144,7 @@ class Tracer(Passive):
         return outs if isinstance(out, tuple) else outs[0]
 
     def assigning(self, tensor: Any, value: Any) -> None:
-        target = tensor.data
+        target = tensor.array
         if not _is_array(value):
             value = np.asarray(value, target.dtype)
         made = self.by_id.get(id(value)) or self.new_value(value, "external")
@@ -152,7 +152,7 @@ class Tracer(Passive):
             made = self._step(primitives["broadcast_to"], made, value, {"shape": tuple(target.shape)})
         if made.dtype != target.dtype:
             made = self._step(primitives["astype"], made, value, {"dtype": np.dtype(target.dtype)})
-        self._update(target, made, Cell(lambda: tensor.data, tensor.assign_))
+        self._update(target, made, Cell(lambda: tensor.array, tensor.assign_))
         self.by_id[id(target)] = made
 
     def replaced(self, old: Any, new: Any, cell: Cell) -> None:
@@ -179,7 +179,7 @@ class Tracer(Passive):
         for reference in self.results:
             t = reference()
             if t is not None:
-                t.data = plain(t.data)
+                t.array = plain(t.array)
         for cell in self.cells:
             if type(cell.get()) is TracedArray:
                 cell.put(plain(cell.get()))
@@ -224,21 +224,21 @@ def capture(run: Callable[[], list], arguments: list) -> tuple[Program, list]:
     if current().tracer is not None:
         raise CaptureError("jit: a jitted function was called for the first time inside another one's capture")
     tracer = Tracer()
-    originals = [t.data for t in arguments]
+    originals = [t.array for t in arguments]
     for t in arguments:
-        t.data = _traced(t.data)
-        tracer.inputs.append(tracer.new_value(t.data, "input"))
+        t.array = _traced(t.array)
+        tracer.inputs.append(tracer.new_value(t.array, "input"))
     try:
         with using(tracer=tracer, observer=tracer.observe, trace_backward=True):
             results = run()
-        returned = [tracer.by_id.get(id(t.data)) or tracer.new_value(t.data, "external") for t in results]
+        returned = [tracer.by_id.get(id(t.array)) or tracer.new_value(t.array, "external") for t in results]
     finally:
         for t, array in zip(arguments, originals):
-            t.data = array
+            t.array = array
         tracer.release()
     for v in tracer.by_id.values():
         tensor = tracer.tensors.get(id(v.cell.get())) if v.kind == "external" else None
         if tensor is not None:
-            v.cell = Cell(functools.partial(getattr, tensor, "data"), tensor.assign_)
+            v.cell = Cell(functools.partial(getattr, tensor, "array"), tensor.assign_)
     program = Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned, tracer.guards)
     return program, results

@@ -209,7 +209,7 @@ def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
             continue
         if not name.startswith(("transformer.", "lm_head.")):
             name = f"transformer.{name}"
-        array = to_numpy(value.data) if isinstance(value, Tensor) else np.asarray(value)
+        array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
         if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             array = array.T
         result[name] = array

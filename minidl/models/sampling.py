@@ -54,7 +54,7 @@ def continue_tokens(
     ``scores(tokens, new)`` gives the model's scores (N, t, V), the last of them for what follows all ``tokens``;
     ``new`` are those it was not given before. ``model`` is in evaluation mode meanwhile.
     """
-    tokens = to_numpy(as_tensor(idx).data).astype(np.int64)
+    tokens = to_numpy(as_tensor(idx).array).astype(np.int64)
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         raise ValueError(
             f"{type(model).__name__}.generate: expected a prompt of shape (N, T) with T > 0, got {tokens.shape}"
@@ -69,4 +69,4 @@ def continue_tokens(
             tokens = np.concatenate([tokens, new], axis=1)
     finally:
         model.train(was_training)
-    return Tensor(tokens)
+    return as_tensor(tokens)

@@ -48,8 +48,8 @@ class KVCache:
             raise ValueError(f"KVCache.update: shape {new.shape} does not continue the cached {buffer.shape}")
         if buffer is None or end > buffer.shape[-2]:
             room = max(self.capacity, end if buffer is None else max(end, 2 * buffer.shape[-2]))
-            xp = backend_of(new.data).xp
-            larger = Tensor(xp.zeros((*new.shape[:-2], room, new.shape[-1]), new.dtype))
+            xp = backend_of(new.array).xp
+            larger = as_tensor(xp.zeros((*new.shape[:-2], room, new.shape[-1]), new.dtype))
             if buffer is not None:
                 larger[..., : self.length, :] = buffer[..., : self.length, :]
             buffer = larger
@@ -241,10 +241,10 @@ class MultiheadAttention(Module):
         weights = None
         if need_weights:
             # attention applied to the identity gives the weights themselves
-            eye = Tensor(backend_of(k.data).xp.eye(k.shape[2], dtype=k.dtype))
+            eye = as_tensor(backend_of(k.array).xp.eye(k.shape[2], dtype=k.dtype))
             weights = scaled_dot_product_attention(q, k, ops.expand(eye, (*k.shape[:2], *eye.shape)), **options)
             if self.num_kv_heads != self.num_heads:
-                v = ops.repeat(v, self.num_heads // self.num_kv_heads, axis=1)
+                v = ops.repeat_interleave(v, self.num_heads // self.num_kv_heads, axis=1)
             heads = weights @ v
             weights = weights.mean(axis=1) if average_attn_weights else weights
         else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from minidl.core.hooks import HookHandle
 from minidl.core.primitive import primitive
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 
 
 class Hooks:
@@ -57,11 +57,11 @@ def _hook_point(*xs: Any, callback: Callable[..., Any]) -> tuple:
 
 @_hook_point.defvjp_all
 def _hook_point_grad(g: Any, needs: Any, callback: Callable[..., Any]) -> Any:
-    tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in g)
+    tensors = tuple(x if isinstance(x, Tensor) else as_tensor(x) for x in g)
     replaced = callback(tensors)
     if replaced is None:
         return g
-    return [r if r is None or isinstance(g[0], Tensor) else getattr(r, "data", r) for r in replaced]
+    return [r if r is None or isinstance(g[0], Tensor) else getattr(r, "array", r) for r in replaced]
 
 
 def _recorded(x: Any) -> bool:

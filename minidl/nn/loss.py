@@ -49,11 +49,11 @@ class _ClassLoss(_Loss):
     def _count(self, output: Any, target: Any) -> float:
         if target.dtype.kind not in "iu":  # probabilities of the classes
             return math.prod(target.shape[:1] + target.shape[2:]) if target.ndim > 1 else 1
-        classes = to_numpy(as_tensor(target).data)
+        classes = to_numpy(as_tensor(target).array)
         counted = classes[classes != self.ignore_index]
         if self.weight is None or not self.weighted:
             return counted.size
-        return float(to_numpy(self.weight.data)[counted].sum(dtype=np.float64))
+        return float(to_numpy(self.weight.array)[counted].sum(dtype=np.float64))
 
 
 def as_module(loss: Any) -> Any:

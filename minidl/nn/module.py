@@ -10,7 +10,7 @@ import numpy as np
 from minidl.core.dtypes import is_dtype_name
 from minidl.core.hooks import HookHandle
 from minidl.core.registry import to_numpy
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, array_of, as_tensor
 from minidl.core.trace import guard
 from minidl.nn.hooks import Hooks
 from minidl.nn.summary import Summary, summary
@@ -19,11 +19,13 @@ from minidl.nn.summary import Summary, summary
 class Parameter(Tensor):
     """A tensor that a module learns: assigned to an attribute of a :class:`Module`, it is one of its ``parameters()``.
 
-    ``Parameter(data, requires_grad=True)`` takes what ``Tensor`` takes and shares an array's memory.
+    ``Parameter(data, requires_grad=True)`` takes what :func:`minidl.as_tensor` takes and shares an array's memory.
     """
 
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(data, requires_grad=requires_grad)
+    def __init__(self, data: Any = (), requires_grad: bool = True) -> None:
+        self.array, self.requires_grad, self._node = array_of(data), False, None
+        if requires_grad:
+            self.requires_grad_()
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
@@ -105,7 +107,7 @@ class Module:
         self._check_name(name)
         if name in self.__dict__:
             raise KeyError(f"{type(self).__name__} already has an attribute {name!r}")
-        object.__setattr__(self, name, tensor if tensor is None or isinstance(tensor, Tensor) else Tensor(tensor))
+        object.__setattr__(self, name, None if tensor is None else as_tensor(tensor))
         if "_buffers" not in self.__dict__:
             object.__setattr__(self, "_buffers", {})
         self._buffers[name] = persistent  # type: ignore[index]
@@ -244,7 +246,7 @@ class Module:
                 continue
             value = state_dict[name]
             if isinstance(value, Tensor):
-                value = to_numpy(value.data)
+                value = to_numpy(value.array)
             elif type(value) is not np.ndarray:
                 value = np.asarray(value)
             if value.shape != target.shape:
@@ -318,7 +320,7 @@ class Module:
                 moved = tensor.detach() if device is None else tensor.detach().to(device)
                 if dtype is not None and moved.dtype.kind == "f":
                     moved = moved.astype(dtype)
-                tensor.data = moved.data
+                tensor.array = moved.array
         return self
 
     def float(self) -> Module:

@@ -46,7 +46,7 @@ def pack_padded_sequence(
     """
     x = as_tensor(input)
     x = ops.swapaxes(x, 0, 1) if batch_first else x
-    lengths = np.asarray(as_tensor(lengths).data, np.int64)
+    lengths = np.asarray(as_tensor(lengths).array, np.int64)
     steps, n = x.shape[:2]
     if lengths.shape != (n,) or n == 0 or lengths.min() < 1 or lengths.max() > steps:
         raise ValueError(f"pack_padded_sequence: expected {n} lengths in 1..{steps}, got {lengths.tolist()}")
@@ -81,7 +81,7 @@ def _unpack(data: Tensor, batch_sizes: np.ndarray, steps: int, padding_value: fl
     # an absent step points to a row of padding after the data
     where = np.full(steps * n, data.shape[0])
     where[present.reshape(-1)] = np.arange(data.shape[0])
-    padding = Tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype), device=backend_of(data.data).name)
+    padding = as_tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype), device=backend_of(data.array).name)
     rows = ops.take(ops.concat([data, padding], axis=0), where, axis=0)
     return ops.reshape(rows, shape=(steps, n, *data.shape[1:]))
 
@@ -198,8 +198,8 @@ class _Recurrent(Module):
         widths = [self.proj_size or self.hidden_size, self.hidden_size][: self.states]
         shapes = [(count, x.shape[1], width) for width in widths]
         if given is None:
-            xp = backend_of(x.data).xp
-            return [Tensor(xp.zeros(shape, x.dtype)) for shape in shapes]
+            xp = backend_of(x.array).xp
+            return [as_tensor(xp.zeros(shape, x.dtype)) for shape in shapes]
         states = [as_tensor(s) for s in given]
         states = [ops.unsqueeze(s, axis=1) for s in states] if single else states
         for s, shape in zip(states, shapes):
@@ -360,8 +360,8 @@ class _Cell(Module):
         single = x.ndim == 1
         x = ops.reshape(x, shape=(1, 1, -1)) if single else ops.unsqueeze(x, axis=0)
         if states is None:
-            zeros = backend_of(x.data).xp.zeros((x.shape[1], self.hidden_size), x.dtype)
-            starts = [Tensor(zeros)] * count
+            zeros = backend_of(x.array).xp.zeros((x.shape[1], self.hidden_size), x.dtype)
+            starts = [as_tensor(zeros)] * count
         else:
             starts = [ops.unsqueeze(as_tensor(s), axis=0) if single else as_tensor(s) for s in states]
         _, *finals = run(x, *starts, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **params)

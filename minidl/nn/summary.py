@@ -16,12 +16,16 @@ from minidl.core.tensor import Tensor, as_tensor
 # Floating-point operations of one call, from (inputs, static parameters, outputs). A multiply-add counts as two.
 
 
+def _numel(a: Any) -> int:
+    return math.prod(a.shape)
+
+
 def _per_output(count: Callable[[list, dict], int]) -> Callable[[list, dict, tuple], int]:
-    return lambda inputs, params, outs: 2 * outs[0].size * count(inputs, params)
+    return lambda inputs, params, outs: 2 * _numel(outs[0]) * count(inputs, params)
 
 
 def _bias(inputs: list, outs: tuple) -> int:
-    return outs[0].size if inputs[-1] is not None and inputs[-1].ndim == 1 else 0
+    return _numel(outs[0]) if inputs[-1] is not None and inputs[-1].ndim == 1 else 0
 
 
 def _recurrent(states: int) -> Callable[[list, dict, tuple], int]:
@@ -29,7 +33,7 @@ def _recurrent(states: int) -> Callable[[list, dict, tuple], int]:
 
     def count(inputs: list, params: dict, outs: tuple) -> int:
         steps = inputs[0].shape[0] * inputs[0].shape[1]
-        return 2 * steps * sum(w.size for w in inputs[1 + states :] if w is not None and w.ndim == 2)
+        return 2 * steps * sum(_numel(w) for w in inputs[1 + states :] if w is not None and w.ndim == 2)
 
     return count
 
@@ -50,17 +54,17 @@ def _einsum(inputs: list, params: dict, outs: tuple) -> int:
 
 _FLOPS: dict[str, Callable[[list, dict, tuple], int]] = {
     "matmul": _per_output(lambda inputs, params: inputs[0].shape[-1]),
-    "linear": lambda i, p, o: 2 * o[0].size * i[1].shape[1] + _bias(i, o),
+    "linear": lambda i, p, o: 2 * _numel(o[0]) * i[1].shape[1] + _bias(i, o),
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "rnn": _recurrent(1),
     "gru": _recurrent(1),
     "lstm": _recurrent(2),
-    **{f"conv{n}d": lambda i, p, o: 2 * o[0].size * math.prod(i[1].shape[1:]) + _bias(i, o) for n in (1, 2, 3)},
+    **{f"conv{n}d": lambda i, p, o: 2 * _numel(o[0]) * math.prod(i[1].shape[1:]) + _bias(i, o) for n in (1, 2, 3)},
     # the forward pass of a transposed convolution
-    **{f"conv{n}d_input_grad": lambda i, p, o: 2 * i[0].size * math.prod(i[1].shape[1:]) for n in (1, 2, 3)},
+    **{f"conv{n}d_input_grad": lambda i, p, o: 2 * _numel(i[0]) * math.prod(i[1].shape[1:]) for n in (1, 2, 3)},
     **{
-        f"{kind}_pool{n}d": lambda i, p, o: o[0].size * math.prod(p["kernel_size"])
+        f"{kind}_pool{n}d": lambda i, p, o: _numel(o[0]) * math.prod(p["kernel_size"])
         for kind in ("max", "avg")
         for n in (1, 2, 3)
     },
@@ -84,7 +88,7 @@ def flops(prim: Primitive, args: tuple, params: dict, out: Any) -> int:
         return 0
     if prim.name in _FLOPS:
         return int(_FLOPS[prim.name](inputs, params, outs))
-    return int(max([math.prod(a.shape) for a in inputs if a is not None] + [outs[0].size]))
+    return int(max([math.prod(a.shape) for a in inputs if a is not None] + [_numel(outs[0])]))
 
 
 @dataclasses.dataclass
@@ -201,7 +205,7 @@ def summary(module: Any, *inputs: Any, dtype: Any = None) -> Summary:
     if dtype is None:
         dtype = next((p.dtype for p in module.parameters() if p.dtype.kind == "f"), np.dtype(np.float32))
     args = [
-        Tensor(np.zeros(x, dtype)) if isinstance(x, tuple) and all(isinstance(n, int) for n in x) else as_tensor(x)
+        as_tensor(np.zeros(x, dtype)) if isinstance(x, tuple) and all(isinstance(n, int) for n in x) else as_tensor(x)
         for x in inputs
     ]
     rows: list[Row] = []
@@ -214,8 +218,8 @@ def summary(module: Any, *inputs: Any, dtype: Any = None) -> Summary:
         for p in m.parameters(recurse=False):
             if id(p) not in counted:
                 counted.add(id(p))
-                row.params += p.size
-                row.trainable += p.size if p.requires_grad else 0
+                row.params += p.numel()
+                row.trainable += p.numel() if p.requires_grad else 0
         rows.append(row)
         stack.append(row)
 

@@ -17,15 +17,15 @@ from minidl.core.primitive import primitive
 from minidl.ops.elementwise import astype, exp, log, ones_like, sum_to, where
 from minidl.ops.linalg import matmul
 from minidl.ops.random import keyed_dropout
-from minidl.ops.reduction import max as max_
+from minidl.ops.reduction import amax
 from minidl.ops.reduction import sum as sum_
-from minidl.ops.shape import expand, repeat, reshape, swapaxes
+from minidl.ops.shape import expand, repeat_interleave, reshape, swapaxes
 from minidl.random import default_generator
 
 
 def _for_each_head(a: Any, q: Any) -> Any:
     """Keys or values (..., Hkv, S, E), each head repeated for all the heads of ``q`` (..., H, L, E) that it serves."""
-    return a if a.ndim < 3 or a.shape[-3] == q.shape[-3] else repeat(a, q.shape[-3] // a.shape[-3], axis=-3)
+    return a if a.ndim < 3 or a.shape[-3] == q.shape[-3] else repeat_interleave(a, q.shape[-3] // a.shape[-3], axis=-3)
 
 
 def _over_groups(g: Any, a: Any) -> Any:
@@ -66,7 +66,7 @@ def _attention(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale, block_si
     s = _scores(q, k, attn_mask, is_causal, scale)
     if s.shape[-1] == 0:  # no keys: every sum is empty
         return matmul(s, _for_each_head(v, q)), sum_(s, axis=-1) - np.inf
-    top = max_(s, axis=-1, keepdims=True)
+    top = amax(s, axis=-1, keepdims=True)
     p = exp(s - where(top == -np.inf, 0.0, top))
     total = sum_(p, axis=-1, keepdims=True)
     lse = (log(total) + top)[..., 0]

@@ -16,7 +16,7 @@ from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.trace import capturing
-from minidl.ops.elementwise import astype, equal, exp, less, logaddexp, maximum, where, zeros_like
+from minidl.ops.elementwise import astype, eq, exp, less, logaddexp, maximum, where, zeros_like
 from minidl.ops.indexing import gather, gather_grad
 from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.reduction import logsumexp, mean, sum
@@ -57,7 +57,7 @@ def _emissions(log_probs, labels, xp):
 def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """-log p(targets) for each of the batch (N,), and log alpha (T, N, L) for the gradient."""
     targets, input_lengths, target_lengths = (
-        a.data if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
+        a.array if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
     )
     xp = namespace(targets)
     labels, may_skip = _extend(targets, blank, xp)
@@ -121,7 +121,7 @@ def _padded(labels: Any, lengths: Any, count: int) -> np.ndarray:
     """Sequences given one after another as (count, longest)."""
     if capturing():
         raise RuntimeError("ctc_loss: the shape of joined targets depends on values; in a jitted step give (N, S)")
-    labels, lengths = (np.asarray(to_numpy(a.data if isinstance(a, Traced) else a)) for a in (labels, lengths))
+    labels, lengths = (np.asarray(to_numpy(a.array if isinstance(a, Traced) else a)) for a in (labels, lengths))
     if len(labels) != lengths.sum():
         raise ValueError(
             f"ctc_loss: targets {describe(labels)} do not fit {count} sequences with lengths adding up to "
@@ -187,7 +187,7 @@ def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reducti
             )
     loss = _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=blank)[0]
     if zero_infinity:
-        loss = where(equal(loss, np.inf), 0.0, loss)
+        loss = where(eq(loss, np.inf), 0.0, loss)
     if reduction == "mean":
         return mean(loss / astype(maximum(target_lengths, 1), dtype=log_probs.dtype))
     return sum(loss) if reduction == "sum" else loss[0] if single else loss

@@ -5,6 +5,7 @@ Random bits come from :func:`minidl.random.default_generator`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minidl.core.errors import describe
@@ -32,7 +33,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
     check_probability("dropout", p)
     if not training or p == 0:
         return x
-    key, offset = default_generator().reserve(x.size)
+    key, offset = default_generator().reserve(math.prod(x.shape))
     return keyed_dropout(x, p=p, key=key, offset=offset)
 
 
@@ -78,4 +79,4 @@ def _channel_dropout(op: str, x: Any, p: float, training: bool, spatial: int) ->
 
 
 def _ones(x: Any, shape: tuple[int, ...]) -> Any:
-    return namespace(x.data if isinstance(x, Traced) else x).ones(shape, x.dtype)
+    return namespace(x.array if isinstance(x, Traced) else x).ones(shape, x.dtype)

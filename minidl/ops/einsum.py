@@ -23,8 +23,8 @@ def einsum(subscripts: Any, *operands: Any) -> Any:
     Each step is one (batched) matrix product; three and more operands are taken in the order that
     ``numpy.einsum_path`` finds. Raises ValueError for subscripts that do not fit the operands.
 
-    >>> from minidl import Tensor, einsum
-    >>> einsum("ij,j->i", Tensor([[1.0, 2.0], [3.0, 4.0]]), Tensor([1.0, 10.0]))
+    >>> from minidl import Tensor, as_tensor, einsum
+    >>> einsum("ij,j->i", as_tensor([[1.0, 2.0], [3.0, 4.0]]), as_tensor([1.0, 10.0]))
     tensor([21., 43.])
     """
     if not isinstance(subscripts, str):

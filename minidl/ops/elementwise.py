@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core import trace
 from minidl.core.dtypes import result_dtype
 from minidl.core.primitive import primitive, quiet
 from minidl.core.registry import backend_of, namespace, to_numpy
+from minidl.core.spelling import scaled
 
 
 def sum_to(x, shape):
@@ -73,7 +75,7 @@ def contiguous(x):
 contiguous.defvjp(x=lambda g: g)
 
 
-@primitive(promote="same", elementwise=True)
+@primitive(promote="same", elementwise=True, also={"alpha": scaled})
 def add(x, y):
     """x + y."""
     return x + y
@@ -82,7 +84,7 @@ def add(x, y):
 add.defvjp(x=lambda g, x_shape: sum_to(g, shape=x_shape), y=lambda g, y_shape: sum_to(g, shape=y_shape))
 
 
-@primitive(promote="same", elementwise=True)
+@primitive(promote="same", elementwise=True, also={"alpha": scaled})
 def sub(x, y):
     """x - y."""
     return x - y
@@ -100,7 +102,20 @@ def mul(x, y):
 mul.defvjp(x=lambda g, y, x_shape: sum_to(g * y, shape=x_shape), y=lambda g, x, y_shape: sum_to(g * x, shape=y_shape))
 
 
-@primitive(promote="float", elementwise=True, linear_in=("x",))
+def _rounded(prim, args: tuple, params: dict, mode: str | None):
+    """``rounding_mode=``: the quotient as it is (None), or rounded towards zero ("trunc") or down ("floor")."""
+    x, y = args
+    if mode is None:
+        return prim(x, y)
+    if mode == "floor":
+        return floor_divide(x, y)
+    if mode != "trunc":
+        raise ValueError(f"div: rounding_mode must be None, 'trunc' or 'floor', got {mode!r}")
+    quotient = floor_divide(x, y)
+    return where((quotient < 0) & (quotient * y != x), quotient + 1, quotient)
+
+
+@primitive(promote="float", elementwise=True, linear_in=("x",), also={"rounding_mode": _rounded})
 @quiet
 def div(x, y):
     """x / y; integers are divided as floats of the default dtype."""
@@ -472,8 +487,8 @@ def zeros_like(x):
 
 
 @primitive(promote="same", differentiable=False, elementwise=True)
-def equal(x, y):
-    """x == y."""
+def eq(x, y):
+    """x == y, element by element. (:func:`equal` compares two arrays as wholes.)"""
     return namespace(x, y).equal(x, y)
 
 
@@ -505,6 +520,9 @@ def greater(x, y):
 def greater_equal(x, y):
     """x >= y."""
     return namespace(x, y).greater_equal(x, y)
+
+
+ne, lt, le, gt, ge = not_equal, less, less_equal, greater, greater_equal
 
 
 def _logic(name: str):
@@ -563,7 +581,17 @@ def masked_fill(x, mask, value):
     return where(mask, value, x)
 
 
-def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-    """True if all |x - y| <= atol + rtol * |y|."""
-    x, y = (to_numpy(getattr(a, "data", a)) if hasattr(a, "dtype") else a for a in (x, y))
-    return bool(np.allclose(x, y, rtol=rtol, atol=atol))
+def _host(op: str, x: Any) -> Any:
+    """The values of ``x`` for Python to decide on."""
+    trace.leaving(op)
+    return to_numpy(getattr(x, "array", x)) if hasattr(x, "dtype") else x
+
+
+def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """True if all |x - y| <= atol + rtol * |y|; with ``equal_nan``, NaN is close to NaN."""
+    return bool(np.allclose(_host("allclose", x), _host("allclose", y), rtol, atol, equal_nan))
+
+
+def equal(x: Any, y: Any) -> bool:
+    """True if both have the same shape and the same elements: one bool. (:func:`eq` compares element by element.)"""
+    return bool(np.array_equal(_host("equal", x), _host("equal", y)))

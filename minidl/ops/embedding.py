@@ -16,8 +16,8 @@ def embedding(index, weight, padding_idx=None):
     Row ``padding_idx`` gets no gradient. Raises TypeError for an index that is not of integers, and IndexError that
     names the range for one outside ``[0, V)``.
 
-    >>> from minidl import Tensor, ops
-    >>> ops.embedding(Tensor([2, 0]), Tensor([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]))
+    >>> from minidl import Tensor, as_tensor, ops
+    >>> ops.embedding(as_tensor([2, 0]), as_tensor([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]))
     tensor([[2. , 2.5],
             [0. , 0.5]])
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,8 @@ def _setitem(x, value, *arrays, index):
     return out
 
 
-@primitive(name="index_add", linear_in=("g",))
-def _index_add(g, *arrays, index, shape):
+@primitive(name="getitem_grad", linear_in=("g",))
+def _getitem_grad(g, *arrays, index, shape):
     """Zeros of ``shape`` with ``g`` added at ``index``; where an index repeats, its values add up."""
     xp = namespace(g)
     out = xp.zeros(shape, g.dtype)
@@ -91,21 +92,21 @@ def _index_add(g, *arrays, index, shape):
 def add_at(x: Any, index: Any, shape: tuple[int, ...]) -> Any:
     """Zeros of ``shape`` with ``x`` added at ``index``: the transpose of :func:`getitem`."""
     template, arrays = split_index(index)
-    return _index_add(x, *arrays, index=template, shape=shape)
+    return _getitem_grad(x, *arrays, index=template, shape=shape)
 
 
 @_getitem.defvjp_all
-def _getitem_grad(g, needs, x_shape, arrays, index):
-    return [_index_add(g, *arrays, index=index, shape=x_shape)] + [None] * len(arrays)
+def _getitem_rule(g, needs, x_shape, arrays, index):
+    return [_getitem_grad(g, *arrays, index=index, shape=x_shape)] + [None] * len(arrays)
 
 
-@_index_add.defvjp_all
-def _index_add_grad(g, needs, arrays, index):
+@_getitem_grad.defvjp_all
+def _getitem_grad_rule(g, needs, arrays, index):
     return [_getitem(g, *arrays, index=index)] + [None] * len(arrays)
 
 
 @_setitem.defvjp_all
-def _setitem_grad(g, needs, value_shape, arrays, index):
+def _setitem_rule(g, needs, value_shape, arrays, index):
     from minidl.ops.elementwise import sum_to
 
     grad_x = _setitem(g, 0, *arrays, index=index) if needs[0] else None
@@ -137,9 +138,10 @@ def _check_gather(op: str, x, index, axis: int) -> None:
     _checked(index)
 
 
-@primitive(linear_in=("x",))
+@primitive(linear_in=("x",), order=("x", "axis", "index"))
 def gather(x, index, *, axis):
-    """PyTorch's gather: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many axes as ``x``."""
+    """PyTorch's gather, ``gather(x, axis, index)``: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many
+    axes as ``x``."""
     _check_gather("gather", x, index, axis)
     cut = tuple(slice(None) if a == axis % x.ndim else slice(n) for a, n in enumerate(index.shape))
     return namespace(x).take_along_axis(x[cut], index, axis=axis)
@@ -165,21 +167,33 @@ gather.defvjp(x=lambda g, index, axis, x_shape: gather_grad(g, index, axis=axis,
 gather_grad.defvjp(g=lambda g, index, axis: gather(g, index, axis=axis))
 
 
-def scatter(x, index, source, axis):
-    """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0)."""
+def scatter(x, axis, index, source):
+    """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0); ``source`` may be a number."""
     _check_gather("scatter", x, index, axis)
-    raw = getattr(index, "data", index) if isinstance(index, Traced) else index
+    raw = index.array if isinstance(index, Traced) else index
+    if getattr(source, "ndim", 0):
+        source = getitem(source, tuple(slice(n) for n in raw.shape))
     return setitem(x, source, along(raw, axis, namespace(raw)))
 
 
-@primitive(linear_in=("x",))
-def take(x, index, *, axis=0):
-    """The slices of ``x`` at the integers ``index`` along ``axis``: NumPy's take."""
+@primitive(name="take", linear_in=("x",))
+def _take(x, index, *, axis):
+    """The slices of ``x`` at the integers ``index`` along ``axis``."""
     return namespace(x).take(x, _checked(index), axis=axis)
 
 
+def take(x, index, axis=None):
+    """The elements of the flattened ``x`` at the integers ``index``, or its slices there along ``axis``: NumPy's take,
+    and PyTorch's, which has no axis."""
+    if axis is None:
+        from minidl.ops.shape import reshape
+
+        x, axis = reshape(x, shape=(-1,)), 0
+    return _take(x, index, axis=axis)
+
+
 @primitive(linear_in=("x",))
-def scatter_add(x, index, *, axis=0, size):
+def take_grad(x, index, *, axis=0, size):
     """Zeros with ``size`` slices along ``axis`` to which slice i of ``x`` is added at ``index[i]`` (1-d)."""
     xp = namespace(x)
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
@@ -188,21 +202,21 @@ def scatter_add(x, index, *, axis=0, size):
     return out
 
 
-def _take_grad(g, index, axis, x_shape):
+def _take_rule(g, index, axis, x_shape):
     from minidl.ops.shape import reshape
 
     axis %= len(x_shape)
-    flat = reshape(g, shape=(*x_shape[:axis], -1 if g.size else index.size, *x_shape[axis + 1 :]))
-    return scatter_add(flat, index.reshape(-1), axis=axis, size=x_shape[axis])
+    flat = reshape(g, shape=(*x_shape[:axis], math.prod(index.shape), *x_shape[axis + 1 :]))
+    return take_grad(flat, index.reshape(-1), axis=axis, size=x_shape[axis])
 
 
-take.defvjp(x=_take_grad)
-scatter_add.defvjp(x=lambda g, index, axis: take(g, index, axis=axis))
+_take.defvjp(x=_take_rule)
+take_grad.defvjp(x=lambda g, index, axis: take(g, index, axis=axis))
 
 
 @primitive(differentiable=False)
-def one_hot(index, *, num_classes, dtype=np.float32):
-    """``out[..., k] = 1`` where ``index[...] == k``; dtype float32. Raises ValueError for an index out of range."""
+def one_hot(index, *, num_classes, dtype=np.int64):
+    """``out[..., k] = 1`` where ``index[...] == k``, else 0. Raises ValueError for an index out of range."""
     xp = namespace(index)
     # reading an index back from a device to check it would make every step wait
     if type(index) is np.ndarray and index.size and (index.min() < 0 or index.max() >= num_classes):

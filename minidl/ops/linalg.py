@@ -18,10 +18,8 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs as absolute
 from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where
+from minidl.ops.reduction import amax, amin, normalize_axes, restore
 from minidl.ops.reduction import any as any_
-from minidl.ops.reduction import max as amax
-from minidl.ops.reduction import min as amin
-from minidl.ops.reduction import normalize_axes, restore
 from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
 
@@ -391,5 +389,5 @@ def matrix_power(x: Any, n: int) -> Any:
         if n:
             x = x @ x
     if result is None:
-        return x * 0 + namespace(getattr(x, "data", x)).eye(x.shape[-1], dtype=x.dtype)
+        return x * 0 + namespace(getattr(x, "array", x)).eye(x.shape[-1], dtype=x.dtype)
     return result

@@ -18,7 +18,7 @@ from minidl.ops.elementwise import (
     abs,
     astype,
     clip,
-    equal,
+    eq,
     exp,
     log,
     minimum,
@@ -30,7 +30,7 @@ from minidl.ops.elementwise import (
     where,
 )
 from minidl.ops.indexing import gather, one_hot, take
-from minidl.ops.reduction import max, mean, sum
+from minidl.ops.reduction import amax, mean, sum
 from minidl.ops.shape import moveaxis, reshape, squeeze, unsqueeze
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -53,7 +53,7 @@ def _check_same_shape(op: str, x: Any, target: Any) -> None:
 
 def _host(a: Any) -> np.ndarray | None:
     """The values of ``a`` if they are in host memory (looking at a device's would wait for it)."""
-    a = a.data if isinstance(a, Traced) else a
+    a = a.array if isinstance(a, Traced) else a
     return a if type(a) is np.ndarray else None
 
 
@@ -187,7 +187,7 @@ def kl_div(x, target, reduction="mean", log_target=False):
     if log_target:
         loss = exp(target) * (target - x)
     else:
-        loss = target * log(where(equal(target, 0), 1.0, target)) - target * x
+        loss = target * log(where(eq(target, 0), 1.0, target)) - target * x
     if reduction == "batchmean":
         return sum(loss) / x.shape[0]
     return _reduce("kl_div", loss, reduction)
@@ -245,14 +245,14 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
     it, and the sum of the entries' weights."""
     axis = min(1, logits.ndim - 1)
     safe, each = class_weights(target, weight, ignore_index, logits.dtype)
-    top = max(_constant(logits), axis=axis, keepdims=True)
+    top = amax(_constant(logits), axis=axis, keepdims=True)
     shifted = logits - top
     logsum = log(sum(exp(shifted), axis=axis, keepdims=True))
     log_p = shifted - logsum
-    loss = where(equal(each, 0), 0.0, -_at_class(log_p, safe, axis) * each)
+    loss = where(eq(each, 0), 0.0, -_at_class(log_p, safe, axis) * each)
     if label_smoothing:
         spread = sum(-log_p * _per_class(weight, logits, axis), axis=axis)
-        spread = where(equal(target, ignore_index), 0.0, spread)
+        spread = where(eq(target, ignore_index), 0.0, spread)
         loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
     total = sum(each)
     if reduction != "none":
@@ -314,8 +314,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     ValueError, TypeError, IndexError
         for shapes that do not fit, a target of wrong dtype, a class that does not exist.
 
-    >>> from minidl import Tensor, ops
-    >>> ops.cross_entropy(Tensor([[0.0, 0.0]]), Tensor([1]))  # log 2
+    >>> from minidl import Tensor, as_tensor, ops
+    >>> ops.cross_entropy(as_tensor([[0.0, 0.0]]), as_tensor([1]))  # log 2
     tensor(0.6931...)
     """
     _check_reduction("cross_entropy", reduction)
@@ -360,7 +360,7 @@ def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     _check_classes("nll_loss", log_p, target, weight, ignore_index)
     safe, each = class_weights(target, _constant(weight), ignore_index, log_p.dtype)
     picked = _at_class(log_p, safe, min(1, log_p.ndim - 1))
-    loss = where(equal(each, 0), 0.0, -picked * each)
+    loss = where(eq(each, 0), 0.0, -picked * each)
     if reduction == "none":
         return loss
     return sum(loss) / sum(each) if reduction == "mean" else sum(loss)
@@ -377,7 +377,7 @@ def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduct
     axis = min(1, logits.ndim - 1)
     safe, each = class_weights(target, _constant(weight), ignore_index, logits.dtype)
     log_p = _at_class(log_softmax(logits, axis=axis), safe, axis)
-    loss = where(equal(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
+    loss = where(eq(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
     if reduction == "none":
         return loss
     return (
@@ -423,7 +423,7 @@ def hinge_embedding_loss(x, target, margin=1.0, reduction="mean"):
     """x where the target is 1, max(0, margin - x) where it is -1."""
     _check_same_shape("hinge_embedding_loss", x, target)
     _check_signs("hinge_embedding_loss", target)
-    return _reduce("hinge_embedding_loss", where(equal(target, 1), x, relu(margin - x)), reduction)
+    return _reduce("hinge_embedding_loss", where(eq(target, 1), x, relu(margin - x)), reduction)
 
 
 def multi_margin_loss(x, target, p=1, margin=1.0, weight=None, reduction="mean"):
@@ -497,5 +497,5 @@ def cosine_embedding_loss(x1, x2, target, margin=0.0, reduction="mean"):
     # PyTorch's: a tiny amount is added to the squared norms
     norms = sqrt((sum(square(x1), axis=-1) + 1e-12) * (sum(square(x2), axis=-1) + 1e-12))
     cosine = sum(x1 * x2, axis=-1) / norms
-    loss = where(equal(target, 1), 1 - cosine, relu(cosine - margin))
+    loss = where(eq(target, 1), 1 - cosine, relu(cosine - margin))
     return _reduce("cosine_embedding_loss", loss, reduction)

@@ -94,7 +94,7 @@ def _ints(values: tuple) -> tuple[int, ...]:
 def _plain_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(map(_plain_index, index))
-    return index.data if isinstance(index, Tensor) else index
+    return index.array if isinstance(index, Tensor) else index
 
 
 class Methods(Traced):
@@ -116,7 +116,7 @@ class Methods(Traced):
     __mod__, __rmod__ = _left(ops.remainder), _right(ops.remainder)
     __pow__, __rpow__ = _left(ops.pow), _right(ops.pow)
     __matmul__, __rmatmul__ = _left(ops.matmul), _right(ops.matmul)
-    __eq__, __ne__ = _left(ops.equal), _left(ops.not_equal)
+    __eq__, __ne__ = _left(ops.eq), _left(ops.not_equal)
     __lt__, __le__ = _left(ops.less), _left(ops.less_equal)
     __gt__, __ge__ = _left(ops.greater), _left(ops.greater_equal)
     __and__ = __rand__ = _left(ops.logical_and)
@@ -132,8 +132,8 @@ class Methods(Traced):
     def __setitem__(self: Any, index: Any, value: Any) -> None:
         here = current()
         recorded = here.recording and (self.requires_grad or getattr(value, "requires_grad", False))
-        if not recorded and type(self.data) is np.ndarray and here.tracer is None:
-            self.data[_plain_index(index)] = value.data if isinstance(value, Tensor) else value
+        if not recorded and type(self.array) is np.ndarray and here.tracer is None:
+            self.array[_plain_index(index)] = value.array if isinstance(value, Tensor) else value
             self._bump()
         else:
             views.become(self, ops.setitem(self, value, index), "index assignment")
@@ -199,8 +199,8 @@ class Methods(Traced):
         if isinstance(target, str):
             from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)
             if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not is_dtype_name(target):
-                array = load(from_name).asarray(self.data)
-                if array is self.data:
+                array = load(from_name).asarray(self.array)
+                if array is self.array:
                     return self
                 t = Tensor._from_node(array, None, 0)
                 t.requires_grad = self.requires_grad
@@ -253,7 +253,7 @@ class Methods(Traced):
     masked_fill, pow = ops.masked_fill, ops.pow
     clip = clamp = ops.clip
     sum, mean, prod, var, std = ops.sum, ops.mean, ops.prod, ops.var, ops.std
-    max, min, argmax, argmin = ops.max, ops.min, ops.argmax, ops.argmin
+    max, min, amax, amin, argmax, argmin = ops.max, ops.min, ops.amax, ops.amin, ops.argmax, ops.argmin
     any, all = ops.any, ops.all
     cumsum, logsumexp, norm = ops.cumsum, ops.logsumexp, ops.norm
     exp, log, sqrt, abs, square, sin, cos = ops.exp, ops.log, ops.sqrt, ops.abs, ops.square, ops.sin, ops.cos

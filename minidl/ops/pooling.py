@@ -368,4 +368,4 @@ def global_avg_pool(x, keepdims=False):
 
 def global_max_pool(x, keepdims=False):
     """The maximum of each channel of x (N, C, *size): (N, C), or (N, C, 1, ...) with ``keepdims``."""
-    return reduction.max(x, axis=tuple(range(2, x.ndim)), keepdims=keepdims)
+    return reduction.amax(x, axis=tuple(range(2, x.ndim)), keepdims=keepdims)

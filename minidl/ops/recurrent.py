@@ -276,7 +276,7 @@ def _lengths(op: str, lengths: Any, x: Any) -> tuple[int, ...] | None:
     if lengths is None:
         return None
     if not isinstance(lengths, (tuple, list)):
-        lengths = to_numpy(getattr(lengths, "data", lengths) if not isinstance(lengths, np.ndarray) else lengths)
+        lengths = to_numpy(getattr(lengths, "array", lengths) if not isinstance(lengths, np.ndarray) else lengths)
     result = tuple(operator.index(n) for n in lengths)
     if len(result) != x.shape[1] or any(not 0 <= n <= x.shape[0] for n in result):
         raise ValueError(f"{op}: expected {x.shape[1]} lengths from 0 to {x.shape[0]}, got {result}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
-from minidl.ops.elementwise import astype, broadcast_to, exp, mul, where
+from minidl.core.spelling import converted
+from minidl.ops.elementwise import astype, broadcast_to, exp, maximum, minimum, mul, where, zeros_like
 from minidl.ops.shape import flip, normalize_axis, reshape
 
 
@@ -41,7 +43,7 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
-@primitive(promote="same", reduces="sum", linear_in=("x",))
+@primitive(promote="same", reduces="sum", linear_in=("x",), also={"dtype": converted})
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
     return x.sum(axis=axis, keepdims=keepdims)
@@ -52,7 +54,7 @@ sum.defvjp(
 )
 
 
-@primitive(promote="float", reduces="mean", linear_in=("x",))
+@primitive(promote="float", reduces="mean", linear_in=("x",), also={"dtype": converted})
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -69,10 +71,9 @@ def _mean_grad(g, axis, keepdims, x_shape):
 mean.defvjp(x=_mean_grad)
 
 
-@primitive(promote="float")
-def var(x, *, axis=None, keepdims=False, correction=1):
-    """Variance: sum of squared deviations divided by (n - correction). The default 1 is PyTorch's unbiased estimate;
-    0 is NumPy's."""
+@primitive(name="var", promote="float")
+def _var(x, *, axis=None, keepdims=False, correction=1):
+    """Variance: sum of squared deviations divided by (n - correction)."""
     xp, n, wide = namespace(x), _count(axis, x.shape), _sum_dtype(x.dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
         deviation = x - xp.sum(x, axis=axis, keepdims=True, dtype=wide) / wide.type(n)
@@ -87,14 +88,29 @@ def _var_grad(g, x, axis, keepdims, correction):
     return restore(g, axis, keepdims, x.shape) * deviation * scale
 
 
-var.defvjp(x=_var_grad)
+_var.defvjp(x=_var_grad)
 
 
-def std(x, axis=None, keepdims=False, correction=1):
-    """Standard deviation: the square root of :func:`var`."""
+def var(x, axis=None, unbiased=None, keepdims=False, *, correction=None):
+    """Variance: sum of squared deviations divided by (n - correction).
+
+    The default correction 1 is PyTorch's, the unbiased estimate; 0, or ``unbiased=False``, is NumPy's.
+    ``var(x, False)`` is the biased variance of all elements. Raises TypeError for both ``unbiased`` and ``correction``.
+    """
+    if isinstance(axis, bool):
+        axis, unbiased = None, axis
+    if unbiased is not None and correction is not None:
+        raise TypeError("var: give unbiased or correction, not both")
+    if correction is None:
+        correction = 1 if unbiased is None else int(unbiased)
+    return _var(x, axis=axis, keepdims=keepdims, correction=correction)
+
+
+def std(x, axis=None, unbiased=None, keepdims=False, *, correction=None):
+    """Standard deviation: the square root of :func:`var`, which has the same arguments."""
     from minidl.ops.elementwise import sqrt
 
-    return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
+    return sqrt(var(x, axis, unbiased, keepdims, correction=correction))
 
 
 def _extremum_grad(g, x, out, axis, keepdims):
@@ -104,22 +120,63 @@ def _extremum_grad(g, x, out, axis, keepdims):
 
 
 @primitive(reduces="max")
-def max(x, *, axis=None, keepdims=False):
+def amax(x, *, axis=None, keepdims=False):
     """Largest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
     return namespace(x).max(x, axis=axis, keepdims=keepdims)
 
 
 @primitive(reduces="min")
-def min(x, *, axis=None, keepdims=False):
+def amin(x, *, axis=None, keepdims=False):
     """Smallest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
     return namespace(x).min(x, axis=axis, keepdims=keepdims)
 
 
-max.defvjp(x=_extremum_grad)
-min.defvjp(x=_extremum_grad)
+amax.defvjp(x=_extremum_grad)
+amin.defvjp(x=_extremum_grad)
 
 
-@primitive(reduces="prod")
+class ValuesAndIndices(NamedTuple):
+    """What :func:`max`, :func:`sort`, :func:`topk` and their like find along an axis: values, and where they were."""
+
+    values: Any
+    indices: Any
+
+
+def _extremum(op: str, x, axis, keepdims: bool):
+    """The extreme elements along one axis and their indices. Each gradient goes to the element at that index."""
+    from minidl.ops.indexing import gather
+    from minidl.ops.shape import squeeze
+
+    if isinstance(axis, (tuple, list)):
+        raise TypeError(f"{op}: expected one axis, got {tuple(axis)}; a{op} takes several")
+    if x.ndim == 0:
+        normalize_axis(axis, 1, op)
+        return ValuesAndIndices(x, astype(zeros_like(x), dtype=np.dtype(np.int64)))
+    axis = normalize_axis(axis, x.ndim, op)
+    indices = (argmax if op == "max" else argmin)(x, axis=axis, keepdims=True)
+    values = gather(x, indices, axis=axis)
+    if keepdims:
+        return ValuesAndIndices(values, indices)
+    return ValuesAndIndices(squeeze(values, axis), squeeze(indices, axis))
+
+
+def max(x, axis=None, keepdims=False):
+    """The largest element; with ``axis``, the pair (values, indices) of the largest along it, the first of equal ones;
+    ``max(x, y)`` of two arrays is :func:`maximum`. :func:`amax` gives the values alone, over several axes, too."""
+    if axis is None:
+        return amax(x, keepdims=keepdims)
+    return maximum(x, axis) if hasattr(axis, "dtype") else _extremum("max", x, axis, keepdims)
+
+
+def min(x, axis=None, keepdims=False):
+    """The smallest element; with ``axis``, the pair (values, indices) of the smallest along it, the first of equal
+    ones; ``min(x, y)`` of two arrays is :func:`minimum`. :func:`amin` gives the values alone."""
+    if axis is None:
+        return amin(x, keepdims=keepdims)
+    return minimum(x, axis) if hasattr(axis, "dtype") else _extremum("min", x, axis, keepdims)
+
+
+@primitive(reduces="prod", also={"dtype": converted})
 def prod(x, *, axis=None, keepdims=False):
     """Product of the elements."""
     return namespace(x).prod(x, axis=axis, keepdims=keepdims)
@@ -156,7 +213,7 @@ def _exclusive_cumprod_grad(g, x):
     from minidl.ops.shape import expand, unsqueeze
 
     n = x.shape[-1]
-    eye = namespace(x.data if isinstance(x, Traced) else x).eye(n, dtype=bool)
+    eye = namespace(x.array if isinstance(x, Traced) else x).eye(n, dtype=bool)
     # row k holds x with x_k replaced by 1; its exclusive products are d out_j / d x_k for j > k
     rows = where(eye, 1.0, expand(unsqueeze(x, axis=-2), shape=(*x.shape[:-1], n, n)))
     products = exclusive_cumprod(rows)
@@ -189,7 +246,7 @@ def _logsumexp_grad(g, x, out, axis, keepdims):
 logsumexp.defvjp(x=_logsumexp_grad)
 
 
-@primitive(linear_in=("x",))
+@primitive(linear_in=("x",), also={"dtype": converted})
 def cumsum(x, *, axis):
     """Running sum along one axis."""
     return namespace(x).cumsum(x, axis=axis)
@@ -221,23 +278,24 @@ def argsort(x, *, axis=-1, descending=False):
     return x.shape[axis] - 1 - order
 
 
-def sort(x, axis=-1, descending=False):
+def sort(x, axis=-1, descending=False, stable=True):
     """``(values, indices)`` sorted along ``axis``; the gradient goes back to where each value came from."""
     from minidl.ops.indexing import gather
 
     order = argsort(x, axis=axis, descending=descending)
-    return gather(x, order, axis=axis), order
+    return ValuesAndIndices(gather(x, order, axis=axis), order)
 
 
-def topk(x, k, axis=-1, largest=True):
-    """``(values, indices)`` of the ``k`` largest (or smallest) elements along ``axis``, in order."""
+def topk(x, k, axis=-1, largest=True, sorted=True):
+    """``(values, indices)`` of the ``k`` largest (or smallest) elements along ``axis``, in order (also where
+    ``sorted`` is false)."""
     from minidl.ops.shape import narrow
 
     n = x.shape[axis]
     if not 0 <= k <= n:
         raise ValueError(f"topk: k={k} is out of range for axis {axis} of length {n}")
     values, order = sort(x, axis=axis, descending=largest)
-    return narrow(values, axis, 0, k), narrow(order, axis, 0, k)
+    return ValuesAndIndices(narrow(values, axis, 0, k), narrow(order, axis, 0, k))
 
 
 @primitive(differentiable=False)

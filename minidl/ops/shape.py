@@ -212,10 +212,10 @@ def _pad_grad(g, widths, mode, x_shape):
     if mode == "constant":
         return pad(g, widths=tuple((-b, -a) for b, a in widths))
     # Every padded element is a copy of one input element: find out of which, and add up.
-    from minidl.ops.indexing import scatter_add
+    from minidl.ops.indexing import take_grad
 
     source = np.pad(np.arange(math.prod(x_shape)).reshape(x_shape), widths, mode=mode).reshape(-1)
-    flat = scatter_add(reshape(g, shape=(-1,)), source, axis=0, size=math.prod(x_shape))
+    flat = take_grad(reshape(g, shape=(-1,)), source, axis=0, size=math.prod(x_shape))
     return reshape(flat, shape=x_shape)
 
 
@@ -244,17 +244,34 @@ def _minus(shift):
 roll.defvjp(x=lambda g, shift, axis: roll(g, shift=_minus(shift), axis=axis))
 
 
-def repeat(x, repeats: int, axis: int):
-    """Each element repeated ``repeats`` times along ``axis`` (NumPy's ``repeat``, PyTorch's ``repeat_interleave``)."""
+def repeat_interleave(x, repeats, axis=None):
+    """Each element repeated ``repeats`` times along ``axis``, or in the flattened ``x`` (NumPy's ``repeat``). An array
+    of ints repeats each element along the axis by its own number. Raises ValueError for negative numbers."""
+    if axis is None:
+        x, axis = reshape(x, shape=(-1,)), 0
+    at = normalize_axis(axis, x.ndim, "repeat_interleave")
+    if not isinstance(repeats, (int, np.integer)):
+        return _repeat_each(x, np.asarray(repeats), at)
     if repeats < 0:
-        raise ValueError(f"repeat: repeats must not be negative, got {repeats}")
-    at = normalize_axis(axis, x.ndim, "repeat")
+        raise ValueError(f"repeat_interleave: repeats must not be negative, got {repeats}")
     wide = expand(unsqueeze(x, axis=at + 1), (*x.shape[: at + 1], repeats, *x.shape[at + 1 :]))
     return reshape(wide, shape=(*x.shape[:at], x.shape[at] * repeats, *x.shape[at + 1 :]))
 
 
+def _repeat_each(x, repeats: np.ndarray, axis: int):
+    from minidl.ops.indexing import take
+
+    repeats = repeats if repeats.size else repeats.astype(np.int64)  # an empty list has no dtype of its own
+    if repeats.dtype.kind not in "iu" or repeats.shape not in ((), (1,), (x.shape[axis],)) or (repeats < 0).any():
+        raise ValueError(
+            f"repeat_interleave: expected one number, not negative, or {x.shape[axis]} of them for axis {axis} of "
+            f"shape {tuple(x.shape)}, got {repeats.dtype}{list(repeats.shape)}"
+        )
+    return take(x, np.repeat(np.arange(x.shape[axis]), repeats), axis=axis)
+
+
 def tile(x, reps: Sequence[int]):
-    """The whole of ``x`` repeated ``reps`` times along each axis (NumPy's ``tile``, PyTorch's ``Tensor.repeat``)."""
+    """The whole of ``x`` repeated ``reps`` times along each axis (PyTorch's ``Tensor.repeat``, too)."""
     for axis, n in zip(range(-len(reps), 0), reps):
         x = unsqueeze(x, axis=0) if -axis > x.ndim else x
         x = concat([x] * n, axis=axis) if n != 1 else x

@@ -23,7 +23,7 @@ class Adagrad(Optimizer):
     maximize: bool = option(default=False, kw_only=True)
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
-        return namespace(p.data).full_like(p.data, group["initial_accumulator_value"])
+        return namespace(p.array).full_like(p.array, group["initial_accumulator_value"])
 
     def rule(self, group: dict[str, Any]) -> Rule:
         return Rule.of(adagrad_update, group, ("sum",))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 
 
 def with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -26,15 +26,15 @@ def replace_gradients(found: list[tuple[Tensor, Tensor]], function: Callable[[An
     done: dict[int, Tensor] = {}
     for p, grad in found:
         if id(grad) not in done:
-            array = function(grad.data)
-            in_place = isinstance(grad.data, np.ndarray) and grad.data.flags.writeable and grad.is_leaf
-            done[id(grad)] = grad.assign_(array) if in_place else Tensor(array)
+            array = function(grad.array)
+            in_place = isinstance(grad.array, np.ndarray) and grad.array.flags.writeable and grad.is_leaf
+            done[id(grad)] = grad.assign_(array) if in_place else as_tensor(array)
         p.grad = done[id(grad)]
 
 
 def _norm(x: Any, norm_type: float) -> Any:
     if math.isinf(norm_type):
-        return ops.max(ops.abs(x))
+        return ops.amax(ops.abs(x))
     if norm_type == 2:
         flat = ops.reshape(x, shape=(-1,))
         return ops.sqrt(ops.matmul(flat, flat))
@@ -52,11 +52,11 @@ def get_total_norm(
     norm_type = float(norm_type)
     if not norm_type > 0:
         raise ValueError(f"get_total_norm: norm_type must be positive, got {norm_type}")
-    arrays = [t.data for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if t.size]
+    arrays = [t.array for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if t.numel()]
     if not arrays:
-        return Tensor(0.0)
+        return as_tensor(0.0)
     norms = [_norm(a, norm_type) for a in arrays]
-    total = Tensor(norms[0] if len(norms) == 1 else _norm(ops.stack(norms), norm_type))
+    total = as_tensor(norms[0] if len(norms) == 1 else _norm(ops.stack(norms), norm_type))
     if error_if_nonfinite and not math.isfinite(total.item()):
         raise RuntimeError(f"the total norm of order {norm_type:g} of the gradients is {total.item()}")
     return total
@@ -85,7 +85,7 @@ def clip_grad_norm_(
     total = get_total_norm([grad for _, grad in found], norm_type, error_if_nonfinite)
     if not found:
         return total
-    factor: Any = ops.minimum(ops.div(float(max_norm), ops.add(total.data, 1e-6)), 1.0)
+    factor: Any = ops.minimum(ops.div(float(max_norm), ops.add(total.array, 1e-6)), 1.0)
     # a factor of 1 saves the work, where its value is at hand: not on a device, nor in a step that is being captured
     at_hand = type(factor) is np.ndarray or isinstance(factor, np.generic)
     if not (at_hand and factor >= 1):

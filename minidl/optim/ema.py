@@ -56,7 +56,7 @@ class ExponentialMovingAverage:
         self._model = model_or_params if hasattr(model_or_params, "named_parameters") else None
         self._with_buffers = buffers
         self._params = {} if self._model else _named(model_or_params)
-        self.shadow = {name: t.data.copy() for name, t in self._tensors().items()}
+        self.shadow = {name: t.array.copy() for name, t in self._tensors().items()}
         if not self.shadow:
             raise ValueError("ExponentialMovingAverage: got an empty list of parameters")
 
@@ -76,9 +76,9 @@ class ExponentialMovingAverage:
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         for name, t in self._tensors().items():
             if t.dtype.kind in "fV":
-                self.shadow[name] = ema_update(self.shadow[name], t.data, decay)
+                self.shadow[name] = ema_update(self.shadow[name], t.array, decay)
             else:
-                self.shadow[name] = t.data.copy()
+                self.shadow[name] = t.array.copy()
 
     def copy_to(self) -> None:
         """Overwrite the weights with their average."""
@@ -88,7 +88,7 @@ class ExponentialMovingAverage:
     @contextlib.contextmanager
     def average_parameters(self) -> Iterator[None]:
         """Use the average as weights inside the ``with`` block; restore the weights afterwards, also after an error."""
-        kept = [(t, t.data.copy()) for t in self._tensors().values()]
+        kept = [(t, t.array.copy()) for t in self._tensors().values()]
         try:
             self.copy_to()
             yield

@@ -90,7 +90,7 @@ class GradScaler:
                     f"GradScaler.unscale_: a parameter of shape {p.shape} has a gradient in float16; keep parameters "
                     "in float32, and cast them to float16 where they are used"
                 )
-            finite = finite & namespace(grad.data).isfinite(grad.data).all()
+            finite = finite & namespace(grad.array).isfinite(grad.array).all()
         inverse = 1 / self._scale
         replace_gradients(found, lambda g: ops.mul(g, inverse))
         self._found_inf[id(optimizer)] = not (finite if finite is True else bool(to_numpy(finite)))

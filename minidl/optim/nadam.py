@@ -25,7 +25,7 @@ class NAdam(Optimizer):
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
         if name == "mu_product":
-            return namespace(p.data).ones((), dtype=p.dtype)
+            return namespace(p.array).ones((), dtype=p.dtype)
         return super().initial_state(name, p, group)
 
     def rule(self, group: dict[str, Any]) -> Rule:

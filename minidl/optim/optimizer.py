@@ -96,7 +96,7 @@ class Optimizer(HasOptions):
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
         """The initial value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise."""
-        return namespace(p.data).zeros_like(p.data)
+        return namespace(p.array).zeros_like(p.array)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError if an option of ``group`` is out of range. Subclasses add what concerns several options."""
@@ -177,12 +177,12 @@ class Optimizer(HasOptions):
             step = live(functools.partial(self._count, p)) if watched else self._count(p)
             scalars = (lr, step) if counted else (lr,)
             before = [state[n] for n in names] if watched else ()
-            new, *arrays = update(p.data, grad.data, *arrays, *scalars, *more, **constants)
+            new, *arrays = update(p.array, grad.array, *arrays, *scalars, *more, **constants)
             for n, array in zip(names, arrays):
                 state[n] = array
             for n, old, array in zip(names, before, arrays):
                 replaced(old, array, functools.partial(self._get, p, n), functools.partial(self._put, p, n))
-            if new is p.data:
+            if new is p.array:
                 p._bump()
             else:
                 p.assign_(new)
@@ -264,7 +264,7 @@ class Optimizer(HasOptions):
             raise ValueError(
                 f"{type(self).__name__}: {name} of parameter {index} has shape {array.shape}, expected {p.shape}"
             )
-        return backend_of(p.data).asarray(array)
+        return backend_of(p.array).asarray(array)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

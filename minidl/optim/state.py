@@ -39,7 +39,7 @@ def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         if path in arrays:
             raise ValueError(f"split_arrays: two arrays are called {path!r}")
-        arrays[path] = to_numpy(value.data if isinstance(value, Tensor) else value)
+        arrays[path] = to_numpy(value.array if isinstance(value, Tensor) else value)
         return {_PLACE: path}
     raise TypeError(f"split_arrays: {path or 'the state'} is a {type(value).__name__}, neither array nor JSON-able")
 

@@ -64,7 +64,7 @@ class Net(nn.Module):
         layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         identity = np.zeros((min(channels, width), channels, 3, 3), np.float32)
         identity[np.arange(len(identity)), np.arange(len(identity)), 1, 1] = 1
-        layer.weight.data[: len(identity)] = identity
+        layer.weight.array[: len(identity)] = identity
         return layer
 
     def forward(self, x: Any) -> Any:

@@ -168,7 +168,7 @@ class Run:
         trainer.resume_hint = f"minidl resume {_quoted(folder)}"
         if hasattr(eval_loader.dataset, "tokenizer"):
             eval_loader.dataset.tokenizer.save(folder / "tokenizer.json")
-        parameters = sum(p.size for p in trainer.model.parameters())
+        parameters = sum(p.numel() for p in trainer.model.parameters())
         display.message(
             f"{self.recipe.name}: {parameters:,} parameters, {len(train_loader.dataset):,} training samples, "
             f"{self.config['epochs']} epochs of {len(train_loader):,} steps, backend {self.content['backend']}; "

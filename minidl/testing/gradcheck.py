@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd.functional import gradients
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 
 
 def _outputs(f: Callable[..., Any], arrays: Sequence[Any]) -> list[np.ndarray]:
-    out = f(*(Tensor(a) if isinstance(a, np.ndarray) else a for a in arrays))
+    out = f(*(as_tensor(a) if isinstance(a, np.ndarray) else a for a in arrays))
     outs = out if isinstance(out, (tuple, list)) else (out,)
     return [np.asarray(o.detach()) for o in outs if o.dtype.kind == "f"]
 
@@ -60,14 +60,14 @@ def gradcheck(
     )
     if not wrt:
         raise ValueError("gradcheck: no float64 array among the inputs")
-    tensors = [Tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    tensors = [as_tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
     for i in wrt:
-        tensors[i] = Tensor(np.array(arrays[i]), requires_grad=True)
+        tensors[i] = as_tensor(np.array(arrays[i]), requires_grad=True)
     out = f(*tensors)
     outs = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if o.dtype.kind == "f"]
     rng = np.random.default_rng(seed)
     weights = [rng.uniform(0.5, 1.5, o.shape) * rng.choice([-1, 1], o.shape) for o in outs]
-    live = [(o, Tensor(w)) for o, w in zip(outs, weights) if o.requires_grad]
+    live = [(o, as_tensor(w)) for o, w in zip(outs, weights) if o.requires_grad]
     found = gradients([o for o, _ in live], [tensors[i] for i in wrt], [w for _, w in live], allow_unused=True)
     for i, g in zip(wrt, found):
         expected = numerical_gradient(f, arrays, i, weights, eps)
@@ -91,11 +91,11 @@ def gradgradcheck(f: Callable[..., Any], *arrays: Any, wrt: Sequence[int] | None
         xs = list(given)
         for i in wrt:
             if not xs[i].requires_grad:
-                xs[i] = Tensor(xs[i].data, requires_grad=True)
+                xs[i] = as_tensor(xs[i].array, requires_grad=True)
         out = f(*xs)
         outs = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if o.dtype.kind == "f"]
         if not weights:
-            weights.extend(Tensor(rng.uniform(0.5, 1.5, o.shape)) for o in outs)
+            weights.extend(as_tensor(rng.uniform(0.5, 1.5, o.shape)) for o in outs)
         live = [(o, w) for o, w in zip(outs, weights) if o.requires_grad]
         found = gradients(
             [o for o, _ in live], [xs[i] for i in wrt], [w for _, w in live], create_graph=True, allow_unused=True

@@ -12,7 +12,7 @@ import numpy as np
 from minidl.autograd.functional import gradients
 from minidl.core.context import using
 from minidl.core.registry import Backend, use_backend
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.core.trace import Tracer
 from minidl.ops import primitives
 from minidl.testing.case import Case, is_float
@@ -79,15 +79,15 @@ def gradients_of(case: Case, args: list, cotangents: list, wanted: list[int]) ->
     Runs on the active backend; ``cotangents`` has the gradients for the outputs, None for those that have none.
     Returns also the outputs' data.
     """
-    tensors = [Tensor(a) if hasattr(a, "shape") else a for a in args]
+    tensors = [as_tensor(a) if hasattr(a, "shape") else a for a in args]
     for i in wanted:
-        tensors[i] = Tensor(args[i], requires_grad=True)
+        tensors[i] = as_tensor(args[i], requires_grad=True)
     outs = as_tuple(primitives[case.primitive](*tensors, **case.params))
-    pairs = [(o, Tensor(g)) for o, g in zip(outs, cotangents) if g is not None and o.requires_grad]
+    pairs = [(o, as_tensor(g)) for o, g in zip(outs, cotangents) if g is not None and o.requires_grad]
     if not pairs:
-        return [None] * len(wanted), tuple(o.data for o in outs)
+        return [None] * len(wanted), tuple(o.array for o in outs)
     found = gradients([o for o, _ in pairs], [tensors[i] for i in wanted], [g for _, g in pairs], allow_unused=True)
-    return [None if g is None else g.data for g in found], tuple(o.data for o in outs)
+    return [None if g is None else g.array for g in found], tuple(o.array for o in outs)
 
 
 def cotangents_for(outs: tuple, seed: int = 0) -> list:
@@ -108,4 +108,4 @@ def call_in_gradient(name: str, parent: Case) -> Case | None:
 
 
 def _host(a: Any) -> Any:
-    return a.data if hasattr(a, "requires_grad") else a
+    return a.array if hasattr(a, "requires_grad") else a

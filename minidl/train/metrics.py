@@ -22,7 +22,7 @@ from minidl.nn.loss import count as batch_count
 
 def as_array(value: Any) -> np.ndarray:
     """A Tensor, a device's array or anything array-like as a NumPy array."""
-    return np.asarray(to_numpy(getattr(value, "data", value) if hasattr(value, "requires_grad") else value))
+    return np.asarray(to_numpy(getattr(value, "array", value) if hasattr(value, "requires_grad") else value))
 
 
 class Metric:

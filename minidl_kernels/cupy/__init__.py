@@ -36,8 +36,8 @@ it (``set_memory_limit``) and empties it (``free_memory``). Copies from host to 
 are not waited for; :func:`copy_to_host` does the same the other way round::
 
     with minidl_kernels.cupy.stream():          # beside the computation under way
-        batch = [minidl.Tensor(a) for a in arrays]
-    pending = minidl_kernels.cupy.copy_to_host(loss.data)
+        batch = [minidl.as_tensor(a) for a in arrays]
+    pending = minidl_kernels.cupy.copy_to_host(loss.array)
     ...                                         # the next step
     print(pending.wait())
 """

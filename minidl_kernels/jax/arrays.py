@@ -26,8 +26,8 @@ def setitem(x: Any, value: Any, *arrays: Any, index: tuple) -> Any:
     return x.at[fill(index, arrays)].set(value)
 
 
-@kernel("index_add", backend="jax")
-def index_add(g: Any, *arrays: Any, index: tuple, shape: tuple[int, ...]) -> Any:
+@kernel("getitem_grad", backend="jax")
+def getitem_grad(g: Any, *arrays: Any, index: tuple, shape: tuple[int, ...]) -> Any:
     return jnp.zeros(shape, g.dtype).at[fill(index, arrays)].add(g)
 
 
@@ -36,8 +36,8 @@ def gather_grad(g: Any, index: Any, *, axis: int, shape: tuple[int, ...]) -> Any
     return jnp.zeros(shape, g.dtype).at[along(index, axis, jnp)].add(g)
 
 
-@kernel("scatter_add", backend="jax")
-def scatter_add(x: Any, index: Any, *, axis: int = 0, size: int) -> Any:
+@kernel("take_grad", backend="jax")
+def take_grad(x: Any, index: Any, *, axis: int = 0, size: int) -> Any:
     out = jnp.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
     return out.at[(slice(None),) * axis + (index,)].add(x)
 

@@ -45,6 +45,10 @@ class JaxBackend(Backend):
     def special(self) -> Any:
         return jax.scipy.special
 
+    @functools.cached_property
+    def in_host_memory(self) -> bool:  # type: ignore[override]
+        return jax.default_backend() == "cpu"
+
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 

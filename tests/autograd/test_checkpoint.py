@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, no_grad, ops
+from minidl import as_tensor, no_grad, ops
 from minidl.autograd import checkpoint, gradients
 
 W = [0.5 * np.random.default_rng(i).normal(size=(4, 4)) for i in range(3)]
@@ -17,7 +17,7 @@ class Block:
     """A few layers that count how often they run and remember what they made."""
 
     def __init__(self, p=0.0):
-        self.weights = [Tensor(w, requires_grad=True) for w in W]
+        self.weights = [as_tensor(w, requires_grad=True) for w in W]
         self.calls, self.p, self.made = 0, p, []
 
     def __call__(self, x):
@@ -25,9 +25,9 @@ class Block:
         for w in self.weights:
             x = (x @ w).tanh()
             if self.p:
-                key, offset = minidl.random.default_generator().reserve(x.size)
+                key, offset = minidl.random.default_generator().reserve(x.numel())
                 x = ops.keyed_dropout(x, p=self.p, key=key, offset=offset)
-            self.made.append(weakref.ref(x.data))
+            self.made.append(weakref.ref(x.array))
         return x
 
     def alive(self):
@@ -36,7 +36,7 @@ class Block:
 
 def run(wrap, p=0.0):
     minidl.manual_seed(3)
-    block, x = Block(p), Tensor(X, requires_grad=True)
+    block, x = Block(p), as_tensor(X, requires_grad=True)
     y = wrap(block, x)
     after = minidl.random.default_generator().get_state()
     (y * y).sum().backward()
@@ -56,7 +56,7 @@ def test_same_value_and_gradients_with_one_more_forward_pass(p):
 
 def test_intermediate_values_are_not_kept():
     plain, saved = Block(), Block()
-    x = Tensor(X, requires_grad=True)
+    x = as_tensor(X, requires_grad=True)
     a, b = plain(x), checkpoint(saved, x)
     assert plain.alive() == 3
     assert saved.alive() == 1  # the result
@@ -74,7 +74,7 @@ def test_chained_and_nested():
 
 def test_with_gradients_and_create_graph():
     def penalty(wrap):
-        block, x = Block(), Tensor(X, requires_grad=True)
+        block, x = Block(), as_tensor(X, requires_grad=True)
         (g,) = gradients((wrap(block, x) ** 2).sum(), x, create_graph=True)
         (g * g).sum().backward()
         return [x.grad, *(w.grad for w in block.weights)]
@@ -84,7 +84,7 @@ def test_with_gradients_and_create_graph():
 
 
 def test_retain_graph_and_freeing():
-    block, x = Block(), Tensor(X, requires_grad=True)
+    block, x = Block(), as_tensor(X, requires_grad=True)
     y = checkpoint(block, x).sum()
     y.backward(retain_graph=True)
     first = x.grad.numpy().copy()
@@ -95,7 +95,7 @@ def test_retain_graph_and_freeing():
 
 
 def test_several_arguments_results_and_keywords():
-    x, y = Tensor(X, requires_grad=True), Tensor(X.copy(), requires_grad=True)
+    x, y = as_tensor(X, requires_grad=True), as_tensor(X.copy(), requires_grad=True)
     a, b = checkpoint(lambda x, y, scale: (x * y * scale, (x + y).exp()), x, y, scale=3.0)
     (a.sum() + b.sum()).backward()
     np.testing.assert_allclose(x.grad, 3 * X + np.exp(2 * X))
@@ -105,7 +105,7 @@ def test_several_arguments_results_and_keywords():
 def test_without_recording_it_is_a_plain_call():
     block = Block()
     with no_grad():
-        y = checkpoint(block, Tensor(X))
+        y = checkpoint(block, as_tensor(X))
     assert block.calls == 1 and not y.requires_grad
 
 
@@ -116,13 +116,13 @@ def test_a_function_that_does_something_else_the_second_time_is_refused():
         state["calls"] += 1
         return x.exp() if state["calls"] == 1 else x.sin()
 
-    y = checkpoint(moody, Tensor(X, requires_grad=True)).sum()
+    y = checkpoint(moody, as_tensor(X, requires_grad=True)).sum()
     with pytest.raises(RuntimeError, match="recorded other operations"):
         y.backward()
 
 
 def test_an_argument_changed_in_place_before_the_second_run_is_refused():
-    x = Tensor(X, requires_grad=True)
+    x = as_tensor(X, requires_grad=True)
     h = x * 1
     y = checkpoint(lambda a: a.exp().sin(), h).sum()
     with no_grad():

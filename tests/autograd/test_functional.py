@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, ops
+from minidl import Tensor, as_tensor, ops
 from minidl.autograd import grad, gradients, hessian, jacobian, jvp, value_and_grad, vjp
 
 torch = pytest.importorskip("torch", reason="torch.func is the judge of these functions")
@@ -45,8 +45,8 @@ def test_value_and_grad():
 
 
 def test_grad_leaves_its_arguments_alone():
-    x = Tensor(X, requires_grad=True)
-    grad(f)(x.detach(), Tensor(W))
+    x = as_tensor(X, requires_grad=True)
+    grad(f)(x.detach(), as_tensor(W))
     assert x.grad is None and x.is_leaf
 
 
@@ -76,10 +76,10 @@ def test_grad_of_grad_of_grad():
 
 def test_nested_grad_of_different_arguments():
     def outer(x):
-        inner = grad(lambda y: (x * y * y).sum())(Tensor(np.full(3, 2.0)))
+        inner = grad(lambda y: (x * y * y).sum())(as_tensor(np.full(3, 2.0)))
         return (inner * x).sum()  # sum(4 x^2)
 
-    np.testing.assert_allclose(grad(outer)(Tensor(np.arange(3.0))), 8 * np.arange(3.0))
+    np.testing.assert_allclose(grad(outer)(as_tensor(np.arange(3.0))), 8 * np.arange(3.0))
 
 
 def test_vjp():
@@ -106,7 +106,7 @@ def test_vjp_of_several_outputs():
 def test_jvp():
     dx, dw = (np.random.default_rng(i).normal(size=a.shape) for i, a in enumerate((X, W)))
     agree(jvp(vector, (X, W), (dx, dw)), torch.func.jvp(vector, tt(X, W), tt(dx, dw)))
-    _, tangent = jvp(lambda x: Tensor(np.ones(2)), (X,), (dx,))
+    _, tangent = jvp(lambda x: as_tensor(np.ones(2)), (X,), (dx,))
     np.testing.assert_array_equal(tangent, np.zeros(2))
 
 
@@ -122,13 +122,13 @@ def test_jvp_of_a_linear_function():
 
 
 def test_jacobian():
-    agree(jacobian(lambda x: vector(x, Tensor(W)), X), torch.func.jacrev(vector)(*tt(X, W)))
+    agree(jacobian(lambda x: vector(x, as_tensor(W)), X), torch.func.jacrev(vector)(*tt(X, W)))
     assert jacobian(lambda x: x[:0], X).shape == (0, 3, 2, 3)
-    np.testing.assert_array_equal(jacobian(lambda x: Tensor(np.ones(2)), X), np.zeros((2, 2, 3)))
+    np.testing.assert_array_equal(jacobian(lambda x: as_tensor(np.ones(2)), X), np.zeros((2, 2, 3)))
 
 
 def test_hessian():
-    agree(hessian(lambda x: f(x, Tensor(W)), X), torch.func.hessian(f)(*tt(X, W)))
+    agree(hessian(lambda x: f(x, as_tensor(W)), X), torch.func.hessian(f)(*tt(X, W)))
     np.testing.assert_array_equal(hessian(lambda x: x.sum(), X), np.zeros((2, 3, 2, 3)))
     with pytest.raises(ValueError, match=r"hessian: expected a function with one output element, got shape \(2, 3\)"):
         hessian(lambda x: x * x, X)
@@ -148,13 +148,13 @@ def test_functions_that_cannot_be_differentiated():
 
 def test_hessian_vector_product():
     v = np.random.default_rng(3).normal(size=X.shape)
-    _, hv = jvp(grad(lambda x: f(x, Tensor(W))), (X,), (v,))
+    _, hv = jvp(grad(lambda x: f(x, as_tensor(W))), (X,), (v,))
     _, expected = torch.func.jvp(torch.func.grad(lambda x: f(x, torch.tensor(W))), tt(X), tt(v))
     agree(hv, expected)
 
 
 def test_gradients_do_not_touch_grad():
-    x, w = Tensor(X, requires_grad=True), Tensor(W, requires_grad=True)
+    x, w = as_tensor(X, requires_grad=True), as_tensor(W, requires_grad=True)
     gx, gw = gradients(f(x, w), [x, w])
     assert x.grad is None and w.grad is None
     tx, tw = (t.requires_grad_() for t in tt(X, W))
@@ -162,7 +162,7 @@ def test_gradients_do_not_touch_grad():
 
 
 def test_gradients_for_inner_tensors_and_for_a_leaf_behind_them():
-    x = Tensor(X, requires_grad=True)
+    x = as_tensor(X, requires_grad=True)
     y = x * 2
     z = y.exp()
     gy, gx, gz = gradients(z.sum(), [y, x, z])
@@ -172,22 +172,22 @@ def test_gradients_for_inner_tensors_and_for_a_leaf_behind_them():
 
 
 def test_gradients_of_several_outputs():
-    x = Tensor(X, requires_grad=True)
-    (g,) = gradients([x.sum(), x * 2], x, [None, Tensor(np.full((2, 3), 5.0))])
+    x = as_tensor(X, requires_grad=True)
+    (g,) = gradients([x.sum(), x * 2], x, [None, as_tensor(np.full((2, 3), 5.0))])
     np.testing.assert_array_equal(g, np.full((2, 3), 11.0))
 
 
 def test_unused_inputs():
-    x, w = Tensor(X, requires_grad=True), Tensor(W, requires_grad=True)
+    x, w = as_tensor(X, requires_grad=True), as_tensor(W, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"input 1 of shape \(3, 2\) was not used.*allow_unused"):
         gradients(x.sum(), [x, w])
     assert gradients(x.sum(), [x, w], allow_unused=True)[1] is None
     with pytest.raises(RuntimeError, match="was not used"):
-        gradients(Tensor(X).sum(), x)
+        gradients(as_tensor(X).sum(), x)
 
 
 def test_gradients_free_the_graph_unless_told_otherwise():
-    x = Tensor(X, requires_grad=True)
+    x = as_tensor(X, requires_grad=True)
     y = (x * x).sum()
     gradients(y, x, retain_graph=True)
     gradients(y, x)
@@ -197,7 +197,7 @@ def test_gradients_free_the_graph_unless_told_otherwise():
 
 def test_gradient_penalty():
     """The gradient of a function of a gradient, as a WGAN-GP trains on it."""
-    x, w = Tensor(X, requires_grad=True), Tensor(W, requires_grad=True)
+    x, w = as_tensor(X, requires_grad=True), as_tensor(W, requires_grad=True)
     (gx,) = gradients(f(x, w), x, create_graph=True)
     ((gx**2).sum() ** 0.5).backward()
     tx, tw = (t.requires_grad_() for t in tt(X, W))
@@ -213,9 +213,9 @@ def test_second_derivatives_of_what_networks_are_made_of():
     target = np.array([0, 1])
 
     def loss(x):
-        h = ops.gelu(ops.linear(x, Tensor(w1)))
+        h = ops.gelu(ops.linear(x, as_tensor(w1)))
         h = ops.layer_norm(h, 4)
-        return ops.cross_entropy(ops.linear(h, Tensor(w2)), target)
+        return ops.cross_entropy(ops.linear(h, as_tensor(w2)), target)
 
     def loss_t(x):
         h = torch.nn.functional.gelu(torch.nn.functional.linear(x, torch.tensor(w1)))
@@ -229,7 +229,7 @@ def test_second_derivatives_of_what_networks_are_made_of():
 
 def test_derivatives_of_a_model_train_its_parameters():
     """A closure over parameters stays connected to them, as in a physics-informed loss."""
-    w, tw = Tensor(W, requires_grad=True), torch.tensor(W, requires_grad=True)
+    w, tw = as_tensor(W, requires_grad=True), torch.tensor(W, requires_grad=True)
 
     value, g = value_and_grad(lambda x: f(x, w))(X)
     h = hessian(lambda x: f(x, w), X)
@@ -252,7 +252,7 @@ def test_derivatives_of_a_model_train_its_parameters():
 
 
 def test_under_no_grad_nothing_is_recorded_for_others():
-    w = Tensor(W, requires_grad=True)
+    w = as_tensor(W, requires_grad=True)
     with minidl.no_grad():
         assert not grad(lambda x: f(x, w))(X).requires_grad
         assert not hessian(lambda x: f(x, w), X).requires_grad

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, enable_grad, no_grad, ops
+from minidl import as_tensor, enable_grad, no_grad, ops
 from minidl.autograd import AnomalyError, detect_anomaly, gradients, is_grad_enabled
 
 
 def leaf(*shape, seed=0):
-    return Tensor(np.random.default_rng(seed).normal(size=shape), requires_grad=True)
+    return as_tensor(np.random.default_rng(seed).normal(size=shape), requires_grad=True)
 
 
 def test_chain_rule_by_hand():
-    x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    x = as_tensor([1.0, 2.0, 3.0], requires_grad=True)
     y = (x * x).sum() * 3
     y.backward()
     np.testing.assert_array_equal(x.grad, [6, 12, 18])
@@ -71,19 +71,19 @@ def test_a_leaf_used_twice_and_a_second_backward_accumulate():
 
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_gradients_of_two_leaves_do_not_share_memory(create_graph):
-    x, y, start = leaf(3), leaf(3, seed=1), Tensor(np.ones(3))
+    x, y, start = leaf(3), leaf(3, seed=1), as_tensor(np.ones(3))
     (x + y).backward(start, create_graph=create_graph)
-    assert not np.shares_memory(x.grad.data, y.grad.data)
-    assert not np.shares_memory(x.grad.data, start.data)
+    assert not np.shares_memory(x.grad.array, y.grad.array)
+    assert not np.shares_memory(x.grad.array, start.array)
     if not create_graph:
         x.grad.zero_()
         np.testing.assert_array_equal(y.grad, np.ones(3))
 
 
 def test_a_reshaped_gradient_does_not_share_memory_either():
-    x, start = leaf(2, 3), Tensor(np.ones(6))
+    x, start = leaf(2, 3), as_tensor(np.ones(6))
     x.reshape(6).backward(start)
-    assert not np.shares_memory(x.grad.data, start.data)
+    assert not np.shares_memory(x.grad.array, start.array)
 
 
 def test_gradient_argument():
@@ -95,7 +95,7 @@ def test_gradient_argument():
     (x * 2).backward(np.ones((2, 2), np.float32))
     assert x.grad.dtype == np.float64
     with pytest.raises(RuntimeError, match="does not require a gradient"):
-        Tensor([1.0]).backward()
+        as_tensor([1.0]).backward()
 
 
 def test_freed_graph_is_refused_and_retain_graph_keeps_it():
@@ -108,13 +108,13 @@ def test_freed_graph_is_refused_and_retain_graph_keeps_it():
     y = (x * x).sum()
     y.backward(retain_graph=True)
     y.backward()
-    np.testing.assert_allclose(x.grad, 4 * x.data)
+    np.testing.assert_allclose(x.grad, 4 * x.array)
 
 
 def test_backward_frees_what_was_kept():
     x = leaf(1000)
     y = x.exp()
-    kept = weakref.ref(y.data)
+    kept = weakref.ref(y.array)
     z = (y * y).sum()
     del y
     assert kept() is not None
@@ -128,10 +128,10 @@ def test_create_graph_gives_second_derivatives():
     y.backward(create_graph=True)
     first = x.grad
     assert first.requires_grad
-    np.testing.assert_allclose(first.detach(), 3 * x.data**2)
+    np.testing.assert_allclose(first.detach(), 3 * x.array**2)
     x.grad = None
     first.sum().backward()
-    np.testing.assert_allclose(x.grad.detach(), 6 * x.data)
+    np.testing.assert_allclose(x.grad.detach(), 6 * x.array)
 
 
 def test_retain_grad_on_inner_tensors():
@@ -140,11 +140,11 @@ def test_retain_grad_on_inner_tensors():
     z = y * y
     assert y.retain_grad() is y
     z.sum().backward()
-    np.testing.assert_allclose(y.grad, 2 * y.data)
+    np.testing.assert_allclose(y.grad, 2 * y.array)
     assert z.grad is None
     x.grad = None
     with pytest.raises(RuntimeError, match="does not require a gradient"):
-        Tensor([1.0]).retain_grad()
+        as_tensor([1.0]).retain_grad()
 
 
 def test_retain_grad_of_one_of_several_outputs():
@@ -180,7 +180,7 @@ def test_hook_replaces_the_gradient():
     y.sum().backward()
     np.testing.assert_array_equal(x.grad, np.full(3, 40.0))
     with pytest.raises(RuntimeError, match="does not require a gradient"):
-        Tensor([1.0]).register_hook(print)
+        as_tensor([1.0]).register_hook(print)
 
 
 def test_hooks_apply_to_gradients_and_run_only_where_needed():
@@ -189,7 +189,7 @@ def test_hooks_apply_to_gradients_and_run_only_where_needed():
     x.register_hook(lambda g: g * 10)
     other.register_hook(lambda g: calls.append(1))
     (g,) = gradients((x * other).sum(), x)
-    np.testing.assert_allclose(g, 10 * other.data)
+    np.testing.assert_allclose(g, 10 * other.array)
     assert not calls
     assert x.grad is None
 
@@ -253,7 +253,7 @@ def test_threads_share_parameters():
 
     def work(i):
         x = np.random.default_rng(i).normal(size=(5, 50))
-        results[i] = np.asarray(gradients((Tensor(x) @ w).tanh().sum(), w)[0])
+        results[i] = np.asarray(gradients((as_tensor(x) @ w).tanh().sum(), w)[0])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for t in threads:
@@ -262,7 +262,7 @@ def test_threads_share_parameters():
         t.join()
     for i, r in enumerate(results):
         x = np.random.default_rng(i).normal(size=(5, 50))
-        np.testing.assert_allclose(r, x.T @ (1 - np.tanh(x @ w.data) ** 2))
+        np.testing.assert_allclose(r, x.T @ (1 - np.tanh(x @ w.array) ** 2))
 
 
 def test_detach_cuts_the_graph_and_shares_memory():
@@ -270,9 +270,9 @@ def test_detach_cuts_the_graph_and_shares_memory():
     d = (x * 2).detach()
     assert not d.requires_grad and d.is_leaf
     y = x * 2
-    assert np.shares_memory(y.detach().data, y.data)
+    assert np.shares_memory(y.detach().array, y.array)
     (y * y.detach()).sum().backward()
-    np.testing.assert_allclose(x.grad, 4 * x.data)
+    np.testing.assert_allclose(x.grad, 4 * x.array)
 
 
 def test_integer_results_do_not_require_gradients():
@@ -281,7 +281,7 @@ def test_integer_results_do_not_require_gradients():
     assert not (x > 0).requires_grad
     assert not x.long().requires_grad
     with pytest.raises(TypeError, match="only floating-point"):
-        Tensor([1, 2], requires_grad=True)
+        as_tensor([1, 2], requires_grad=True)
 
 
 def test_requires_grad_of_results_cannot_be_taken_away():
@@ -292,8 +292,8 @@ def test_requires_grad_of_results_cannot_be_taken_away():
 
 
 def test_gradient_dtype_is_that_of_the_leaf():
-    w = Tensor(np.ones(3, np.float32), requires_grad=True)
-    x = Tensor(np.ones(3), requires_grad=True)
+    w = as_tensor(np.ones(3, np.float32), requires_grad=True)
+    x = as_tensor(np.ones(3), requires_grad=True)
     (w * x).sum().backward()
     assert w.grad.dtype == np.float32
     assert x.grad.dtype == np.float64
@@ -307,13 +307,13 @@ def test_broadcasting_sums_gradients():
 
 
 def test_anomaly_mode_names_the_forward_line():
-    x = Tensor([-1.0, 1.0], requires_grad=True)
+    x = as_tensor([-1.0, 1.0], requires_grad=True)
     with detect_anomaly():
         with pytest.raises(AnomalyError, match=r"log\(float32\[2\]\) made a NaN at .*test_backward.py:\d+"):
             ops.log(x)
         with pytest.raises(AnomalyError, match="passed on a NaN"):
-            Tensor(np.array([np.nan])) * 2
-        zero = Tensor([0.0], requires_grad=True)
+            as_tensor(np.array([np.nan])) * 2
+        zero = as_tensor([0.0], requires_grad=True)
         y = (ops.sqrt(zero) * 0.0).sum()  # 0 * inf on the way back
         with pytest.raises(AnomalyError, match=r"gradient of sqrt.*test_backward.py:\d+"):
             y.backward()
@@ -321,7 +321,7 @@ def test_anomaly_mode_names_the_forward_line():
 
 
 def test_unknown_forward_line_is_said_to_be_unknown():
-    zero = Tensor([0.0], requires_grad=True)
+    zero = as_tensor([0.0], requires_grad=True)
     y = (ops.sqrt(zero) * 0.0).sum()
     with detect_anomaly(), pytest.raises(AnomalyError, match="unknown line"):
         y.backward()
@@ -346,4 +346,4 @@ def test_backward_inside_a_hook_and_in_no_grad():
     y = (x * x).sum()
     with no_grad():
         y.backward()
-    np.testing.assert_allclose(x.grad, 2 * x.data)
+    np.testing.assert_allclose(x.grad, 2 * x.array)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, ops, use_backend
+from minidl import as_tensor, ops, use_backend
 from minidl.backend import (
     Backend,
     BackendError,
@@ -87,15 +87,15 @@ def test_a_kernel_serves_its_backend_only(toy):
     def toy_exp(x):
         return np.full_like(x, 7)
 
-    assert ops.exp(Tensor([0.0])).item() == 1
+    assert ops.exp(as_tensor([0.0])).item() == 1
     with use_backend("toy"):
-        assert ops.exp(Tensor([0.0])).item() == 7
+        assert ops.exp(as_tensor([0.0])).item() == 7
         assert ops.exp(np.zeros(1)).item() == 7
-        assert Tensor([0.0]).exp().item() == 7
-        assert ops.sin(Tensor([0.0])).item() == 0  # the reference
-    assert ops.exp(Tensor([0.0])).item() == 1
+        assert as_tensor([0.0]).exp().item() == 7
+        assert ops.sin(as_tensor([0.0])).item() == 0  # the reference
+    assert ops.exp(as_tensor([0.0])).item() == 1
     set_backend(toy)
-    assert ops.exp(Tensor([0.0])).item() == 7
+    assert ops.exp(as_tensor([0.0])).item() == 7
 
 
 def test_operators_and_gradients_use_kernels(toy):
@@ -112,7 +112,7 @@ def test_operators_and_gradients_use_kernels(toy):
         return g * (1 - out * out)
 
     with use_backend("toy"):
-        x = Tensor([0.5], requires_grad=True)
+        x = as_tensor([0.5], requires_grad=True)
         (ops.tanh(x) * 3.0).sum().backward()
     assert calls == ["mul", "tanh_grad"]
     np.testing.assert_allclose(x.grad, 3 * (1 - np.tanh(0.5) ** 2), rtol=1e-6)
@@ -170,13 +170,13 @@ def test_strict_mode_makes_falling_back_an_error(toy):
         with pytest.raises(BackendError, match=r"strict mode.*'toy'.*exp\(float64\[1\]"):
             ops.exp(np.zeros(1))
         with pytest.raises(BackendError, match=r"sin.*explain\('sin'\)"):
-            ops.sin(Tensor([0.0]))
+            ops.sin(as_tensor([0.0]))
         with pytest.raises(BackendError, match="add"):
-            Tensor([0.0]) + 1.0
+            as_tensor([0.0]) + 1.0
     assert not current().strict
-    Tensor([0.0]) + 1.0
+    as_tensor([0.0]) + 1.0
     set_strict(True)
-    Tensor([0.0]) + 1.0  # on numpy the reference is the kernel
+    as_tensor([0.0]) + 1.0  # on numpy the reference is the kernel
 
 
 def test_use_backend_restores_after_an_error(toy):
@@ -261,14 +261,14 @@ def test_the_condition_in_words():
 
 
 def test_data_on_a_device_stays_there(device):
-    x = Tensor([1.0, 2.0], device="toydevice", requires_grad=True)
-    assert type(x.data) is ToyArray and x.device == "toydevice"
+    x = as_tensor([1.0, 2.0], device="toydevice", requires_grad=True)
+    assert type(x.array) is ToyArray and x.device == "toydevice"
     assert get_backend().name == "numpy"
     y = (ops.exp(x) * 2 + np.array([1.0, 1.0], np.float32)).sum()
-    assert type(ops.exp(x).data) is ToyArray
+    assert type(ops.exp(x).array) is ToyArray
     y.backward()
     assert x.grad.device == "toydevice"
-    np.testing.assert_allclose(to_numpy(x.grad.data), 2 * np.exp([1, 2]), rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(x.grad.array), 2 * np.exp([1, 2]), rtol=1e-6)
     assert type(x.detach().numpy()) is np.ndarray
     assert "device='toydevice'" in repr(x)
 
@@ -278,8 +278,8 @@ def test_kernels_of_a_device_serve_its_arrays_whatever_backend_is_active(device)
     def device_exp(x):
         return np.full_like(x, 5)
 
-    assert ops.exp(Tensor([0.0], device="toydevice")).data[0] == 5
-    assert ops.exp(Tensor([0.0])).item() == 1
+    assert ops.exp(as_tensor([0.0], device="toydevice")).array[0] == 5
+    assert ops.exp(as_tensor([0.0])).item() == 1
 
 
 def test_host_constants_are_moved_beside_device_arrays(device):
@@ -290,27 +290,27 @@ def test_host_constants_are_moved_beside_device_arrays(device):
         seen.append(tuple(type(a) for a in (condition, x, y)))
         return np.where(condition, x, y).view(ToyArray)
 
-    ops.where(np.array([True, False]), Tensor([1.0, 2.0], device="toydevice"), 0.0)
+    ops.where(np.array([True, False]), as_tensor([1.0, 2.0], device="toydevice"), 0.0)
     assert seen == [(ToyArray, ToyArray, float)]
 
 
 def test_moving_between_devices(device):
-    x = Tensor([1.0, 2.0])
+    x = as_tensor([1.0, 2.0])
     y = x.to("toydevice")
-    assert type(y.data) is ToyArray and type(x.data) is np.ndarray
-    assert type(y.to("cpu").data) is np.ndarray and y.to("toydevice") is y
+    assert type(y.array) is ToyArray and type(x.array) is np.ndarray
+    assert type(y.to("cpu").array) is np.ndarray and y.to("toydevice") is y
     with use_backend("toydevice"):
-        assert type(Tensor([1.0]).data) is ToyArray
-        assert type(minidl.zeros(2).data) is ToyArray
-    assert type(minidl.zeros(2, device="toydevice").data) is ToyArray
-    assert type(minidl.zeros_like(y).data) is ToyArray
+        assert type(as_tensor([1.0]).array) is ToyArray
+        assert type(minidl.zeros(2).array) is ToyArray
+    assert type(minidl.zeros(2, device="toydevice").array) is ToyArray
+    assert type(minidl.zeros_like(y).array) is ToyArray
 
 
 def test_gradients_of_host_tensors_stay_on_the_host_while_a_device_is_active(device):
-    x = Tensor([1.0, 2.0], requires_grad=True)
+    x = as_tensor([1.0, 2.0], requires_grad=True)
     with use_backend("toydevice"):
         (x * x).sum().backward()
-    assert type(x.grad.data) is np.ndarray
+    assert type(x.grad.array) is np.ndarray
 
 
 # Choosing by the environment

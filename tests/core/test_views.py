@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, no_grad, ops
+from minidl import as_tensor, no_grad, ops
 
 torch = pytest.importorskip("torch", reason="PyTorch is the judge of in-place semantics")
 
@@ -12,7 +12,7 @@ VALUES = np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.5]])
 
 def pair():
     """A leaf, as ours and as PyTorch's."""
-    return Tensor(VALUES.copy(), requires_grad=True), torch.tensor(VALUES, requires_grad=True)
+    return as_tensor(VALUES.copy(), requires_grad=True), torch.tensor(VALUES, requires_grad=True)
 
 
 def agree(ours, theirs):
@@ -47,15 +47,15 @@ def test_recorded_changes_equal_pytorch(change):
 def test_it_stays_the_same_object_and_memory():
     x, _ = pair()
     y = x * 2
-    data, same = y.data, y
+    data, same = y.array, y
     y += 1
-    assert y is same and y.data is data
+    assert y is same and y.array is data
     assert y.grad_fn.prim.name == "add"
 
 
 def test_a_constant_that_takes_in_a_gradient():
     x, tx = pair()
-    buffer, tbuffer = Tensor(np.zeros((2, 3))), torch.zeros(2, 3, dtype=torch.float64)
+    buffer, tbuffer = as_tensor(np.zeros((2, 3))), torch.zeros(2, 3, dtype=torch.float64)
     buffer[0] = x[1]
     tbuffer[0] = tx[1]
     buffer += x
@@ -67,8 +67,8 @@ def test_a_constant_that_takes_in_a_gradient():
 
 
 def test_values_assigned_by_index_get_gradients_in_their_own_dtype():
-    row = Tensor(np.ones(3, np.float32), requires_grad=True)
-    buffer = Tensor(np.zeros((2, 3)))
+    row = as_tensor(np.ones(3, np.float32), requires_grad=True)
+    buffer = as_tensor(np.zeros((2, 3)))
     buffer[1] = row
     (buffer * 2).sum().backward()
     assert row.grad.dtype == np.float32
@@ -138,7 +138,7 @@ def test_changing_what_a_gradient_still_needs_is_refused(change):
 
 def test_changing_a_kept_leaf_is_refused():
     x, _ = pair()
-    w = Tensor(VALUES.copy(), requires_grad=True)
+    w = as_tensor(VALUES.copy(), requires_grad=True)
     y = (x * w).sum()
     with no_grad():
         w += 1
@@ -176,7 +176,7 @@ def test_a_view_taken_before_a_recorded_change_is_refused_afterwards():
     y = x * 2
     row = y[0]
     y *= 3
-    np.testing.assert_array_equal(row.data, 6 * VALUES[0])
+    np.testing.assert_array_equal(row.array, 6 * VALUES[0])
     with pytest.raises(RuntimeError, match="take the view again"):
         row.sum().backward()
     y[0].sum().backward()
@@ -185,7 +185,7 @@ def test_a_view_taken_before_a_recorded_change_is_refused_afterwards():
 
 def test_a_view_taken_of_a_constant_before_it_takes_in_a_gradient_is_refused():
     x, _ = pair()
-    buffer = Tensor(np.zeros((2, 3)))
+    buffer = as_tensor(np.zeros((2, 3)))
     row = buffer[0]
     buffer += x
     with pytest.raises(RuntimeError, match="take the view again"):
@@ -193,7 +193,7 @@ def test_a_view_taken_of_a_constant_before_it_takes_in_a_gradient_is_refused():
 
 
 def test_many_views_of_a_constant_are_not_kept():
-    buffer = Tensor(np.zeros((2, 3)))
+    buffer = as_tensor(np.zeros((2, 3)))
     for _ in range(1000):
         buffer[0]
     assert len(buffer._views) < 100
@@ -226,10 +226,10 @@ def test_retain_grad_follows_the_tensor():
 
 
 def test_shape_and_dtype_must_fit():
-    x = Tensor(np.zeros(3, np.float32))
+    x = as_tensor(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=r"\+=.*\(2, 3\).*\(3,\)"):
         x += np.zeros((2, 3), np.float32)
-    n = Tensor([1, 2, 3])
+    n = as_tensor([1, 2, 3])
     with pytest.raises(TypeError, match=r"/=.*float32.*int64"):
         n /= 2
     with pytest.raises(TypeError, match="float32"):
@@ -239,17 +239,17 @@ def test_shape_and_dtype_must_fit():
 
 
 def test_assigning_copies_and_casts():
-    x = Tensor(np.zeros((2, 3), np.float32))
-    x.copy_(Tensor(np.arange(3)))
+    x = as_tensor(np.zeros((2, 3), np.float32))
+    x.copy_(as_tensor(np.arange(3)))
     np.testing.assert_array_equal(x, [[0, 1, 2], [0, 1, 2]])
     assert x.dtype == np.float32
-    x[Tensor([1])] = Tensor(np.full(3, 9.0))
+    x[as_tensor([1])] = as_tensor(np.full(3, 9.0))
     np.testing.assert_array_equal(x[1], [9, 9, 9])
 
 
 def test_operations_never_hand_out_their_input_unnoticed():
     """An operation with nothing to do may return the same memory, but then as a view that shares the version."""
-    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    x = as_tensor(np.ones((2, 3)), requires_grad=True)
     for f in (
         lambda y: ops.reshape(y, shape=(2, 3)),
         lambda y: ops.expand(y, (2, 3)),
@@ -265,7 +265,7 @@ def test_operations_never_hand_out_their_input_unnoticed():
     ):
         y = x * 2
         out = f(y)
-        if np.shares_memory(out.data, y.data):
+        if np.shares_memory(out.array, y.array):
             with no_grad():
                 out.zero_()
             assert y.version == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn, ops, optim
+from minidl import as_tensor, nn, ops, optim
 from minidl.jit import CaptureError
 from minidl.optim.lr_scheduler import StepLR
 
@@ -62,7 +62,7 @@ def classifier(model, optimizer):
 def labelled(n, features, classes, batches=3):
     rng = np.random.default_rng(1)
     return [
-        (Tensor(rng.normal(size=(n, *features)).astype(np.float32)), Tensor(rng.integers(0, classes, n)))
+        (as_tensor(rng.normal(size=(n, *features)).astype(np.float32)), as_tensor(rng.integers(0, classes, n)))
         for _ in range(batches)
     ]
 
@@ -95,7 +95,7 @@ def test_batch_norm_statistics_are_updated(backend):
     f = minidl.jit(lambda x: layer(x))
     for i in range(4):
         (x,) = arrays((5, 3), seed=i)
-        np.testing.assert_allclose(f(x).numpy(), twin(Tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(f(x).numpy(), twin(as_tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(layer.running_mean.numpy(), twin.running_mean.numpy(), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(layer.running_var.numpy(), twin.running_var.numpy(), rtol=1e-5)
     assert layer.num_batches_tracked.item() == twin.num_batches_tracked.item() == 4
@@ -121,7 +121,7 @@ def test_lstm_and_attention(backend):
         return classifier(model, optim.Adam(model.parameters(), lr=0.01))
 
     rng = np.random.default_rng(0)
-    batches = [(Tensor(rng.integers(0, 11, (2, 5))), Tensor(rng.integers(0, 11, 10))) for _ in range(2)]
+    batches = [(as_tensor(rng.integers(0, 11, (2, 5))), as_tensor(rng.integers(0, 11, 10))) for _ in range(2)]
     assert_same(trajectories(make, batches))
 
 
@@ -194,8 +194,8 @@ def test_weights_loaded_later_are_used(backend):
     f = minidl.jit(lambda x: layer(x))
     (x,) = arrays((4, 3))
     f(x)
-    layer.weight.data = np.ones((2, 3), np.float32)
-    layer.bias.data = np.zeros(2, np.float32)
+    layer.weight.array = np.ones((2, 3), np.float32)
+    layer.bias.array = np.zeros(2, np.float32)
     np.testing.assert_allclose(f(x).numpy(), np.repeat(x.sum(1, keepdims=True), 2, 1), rtol=1e-5)
 
 
@@ -227,7 +227,7 @@ def test_broadcast_reduce_and_views(backend):
         y = ops.permute(x, axes=(2, 0, 1)).reshape(5, 12)
         return y.sum(axis=0), (y[1:, ::2] * 2).mean(), ops.concat([y, y], axis=1)
 
-    eager = f(Tensor(a), Tensor(b))
+    eager = f(as_tensor(a), as_tensor(b))
     jitted = minidl.jit(f)
     for _ in range(3):
         for got, want in zip(jitted(a, b), eager):
@@ -241,7 +241,7 @@ def test_zero_size(backend):
 
 
 def test_gradients_can_be_returned(backend):
-    w = Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
+    w = as_tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
 
     @minidl.jit
     def f(x):
@@ -273,13 +273,13 @@ def test_looking_at_a_value_inside_is_refused(backend, name, look):
     with pytest.raises(CaptureError, match=r"value while the step is being captured.*ops\.where"):
         minidl.jit(f)(np.ones(3, np.float32))
     # and the failed capture leaves nothing behind
-    assert Tensor([1.0]).item() == 1.0
+    assert as_tensor([1.0]).item() == 1.0
 
 
 def test_a_view_taken_behind_the_back_is_refused(backend):
     def f(x):
         y = x * 2
-        return Tensor(y.data[1:]) + 1
+        return as_tensor(y.array[1:]) + 1
 
     with pytest.raises(CaptureError, match="outside minidl's operations"):
         minidl.jit(f)(np.ones(3, np.float32))
@@ -288,11 +288,11 @@ def test_a_view_taken_behind_the_back_is_refused(backend):
 @pytest.mark.parametrize(
     "compute",
     [
-        lambda y: Tensor(np.exp(y.data)),
-        lambda y: Tensor(y.data + 1),
-        lambda y: Tensor(np.concatenate([y.data, y.data])),
-        lambda y: Tensor(y.data.copy()) * 2,
-        lambda y: Tensor(y.data.sum()),
+        lambda y: as_tensor(np.exp(y.array)),
+        lambda y: as_tensor(y.array + 1),
+        lambda y: as_tensor(np.concatenate([y.array, y.array])),
+        lambda y: as_tensor(y.array.copy()) * 2,
+        lambda y: as_tensor(y.array.sum()),
     ],
 )
 def test_numpy_behind_the_back_is_refused(backend, compute):
@@ -310,11 +310,11 @@ def test_nothing_traced_outlives_the_capture(backend):
     x, y = labelled(4, (3,), 2)[0]
     loss = minidl.jit(step)(x, y)
     arrays = [
-        x.data,
-        y.data,
-        loss.data,
-        *(p.data for p in model.parameters()),
-        *(p.grad.data for p in model.parameters()),
+        x.array,
+        y.array,
+        loss.array,
+        *(p.array for p in model.parameters()),
+        *(p.grad.array for p in model.parameters()),
     ]
     arrays += [a for s in optimizer.state.values() for k, a in s.items() if k != "step"]
     assert all(type(a) is np.ndarray for a in arrays)
@@ -346,7 +346,7 @@ def test_captured_anew_in_another_mode(backend):
     f(x)
     model.eval()
     for _ in range(2):
-        np.testing.assert_allclose(f(x).numpy(), model(Tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(f(x).numpy(), model(as_tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
     model.train()
     before = model[1].num_batches_tracked.item()
     f(x)
@@ -420,7 +420,7 @@ def test_a_capture_keeps_no_value_that_the_step_has_done_with(backend):
         most = 0
         for _ in range(10):
             x = x * 2
-            alive.append(weakref.ref(x.data))
+            alive.append(weakref.ref(x.array))
             most = max(most, sum(a() is not None for a in alive))
         assert most <= 2
         return x
@@ -431,9 +431,9 @@ def test_a_capture_keeps_no_value_that_the_step_has_done_with(backend):
 def test_an_array_taken_from_a_dead_value_is_still_refused(backend):
     def f(x):
         y = x * 2
-        view = y.data[1:]
+        view = y.array[1:]
         del y
-        return Tensor(view) + 1
+        return as_tensor(view) + 1
 
     with pytest.raises(CaptureError, match="taken from a captured"):
         minidl.jit(f)(np.ones(3, np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.core.primitive import primitive
 from minidl.core.registry import primitives
 
@@ -24,7 +24,7 @@ def names(function, *arrays):
         jitted = minidl.jit(function)
         for _ in range(2):
             found = jitted(*arrays)
-        np.testing.assert_array_equal(found.numpy(), function(*map(Tensor, arrays)).numpy())
+        np.testing.assert_array_equal(found.numpy(), function(*map(as_tensor, arrays)).numpy())
         (program,) = jitted.programs
     return [step.prim.name for step in program.steps]
 

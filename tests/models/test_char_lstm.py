@@ -40,7 +40,7 @@ def test_generation_equals_running_everything_again():
     minidl.manual_seed(0)
     model = CharLSTM(9, 5, 7, dropout=0.5)
     for p in model.parameters():  # larger weights, so that the choice is not a toss-up
-        p.assign_(p.data * 3)
+        p.assign_(p.array * 3)
     idx = np.array([[1, 2, 3], [4, 5, 6]])
     got = model.generate(idx, 6, temperature=0).numpy()
     assert model.training

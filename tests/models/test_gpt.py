@@ -129,7 +129,7 @@ def test_one_training_step_lowers_the_loss():
     model.train()
     loss().backward()
     for p in model.parameters():
-        p.assign_(p.data - 0.1 * p.grad.data)
+        p.assign_(p.array - 0.1 * p.grad.array)
     model.eval()
     assert loss().item() < before.item()
 
@@ -155,7 +155,7 @@ def test_generation_equals_running_the_window_again(prompt):
     minidl.manual_seed(1)
     model = GPT(**SMALL, dropout=0.5)
     for p in model.parameters():  # larger weights, so that the choice is not a toss-up
-        p.assign_(p.data * 10)
+        p.assign_(p.array * 10)
     idx = np.random.default_rng(0).integers(0, 11, (2, prompt))
     got = model.generate(idx, 10, temperature=0).numpy()
     assert model.training

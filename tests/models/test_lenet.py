@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.models import ConvNet, LeNet5
 
 
@@ -22,7 +22,7 @@ def test_lenet_equals_the_same_network_in_pytorch(activation, pool):
     ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((8, 1, 28, 28), np.float32), rng.integers(0, 10, 8)
-    out, expected = ours(Tensor(x)), theirs(torch.from_numpy(x))
+    out, expected = ours(as_tensor(x)), theirs(torch.from_numpy(x))
     np.testing.assert_allclose(out.detach(), expected.detach(), atol=1e-5)
     ops.cross_entropy(out, y).backward()
     torch.nn.functional.cross_entropy(expected, torch.from_numpy(y)).backward()
@@ -32,7 +32,7 @@ def test_lenet_equals_the_same_network_in_pytorch(activation, pool):
 
 
 def test_lenet_has_the_known_number_of_parameters_and_checks_its_input():
-    assert sum(p.size for p in LeNet5().parameters()) == 61706
+    assert sum(p.numel() for p in LeNet5().parameters()) == 61706
     with pytest.raises(ValueError, match=r"LeNet5: expected images \(N, 1, 28, 28\), got float32\[1, 1, 32, 32\]"):
         LeNet5()(np.zeros((1, 1, 32, 32), np.float32))
     with pytest.raises(ValueError, match="LeNet5: activation must be 'relu' or 'tanh'"):
@@ -41,7 +41,7 @@ def test_lenet_has_the_known_number_of_parameters_and_checks_its_input():
 
 def test_convnet_learns_two_images_by_heart():
     model = ConvNet((4, 8), num_classes=2, in_channels=1, depth=2)
-    x, y = Tensor(np.random.default_rng(1).standard_normal((4, 1, 8, 9), np.float32)), np.array([0, 1, 0, 1])
+    x, y = as_tensor(np.random.default_rng(1).standard_normal((4, 1, 8, 9), np.float32)), np.array([0, 1, 0, 1])
     losses = []
     for _ in range(40):
         loss = ops.cross_entropy(model(x), y)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.models import ResNet, resnet18, resnet34
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
@@ -73,7 +73,7 @@ def load(ours, theirs):
 def test_a_pytorch_state_dict_gives_the_same_output(make, blocks, small, side, parameters):
     theirs = randomized(TorchResNet(blocks, 10, small)).eval()
     ours = make(num_classes=10, small_input=small).eval()
-    assert sum(p.size for p in ours.parameters()) == parameters
+    assert sum(p.numel() for p in ours.parameters()) == parameters
     load(ours, theirs)
     x = np.random.default_rng(1).standard_normal((2, 3, side, side), np.float32)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_training_step_gives_pytorchs_gradients_and_statistics(dtype, tol):
     load(ours, theirs)
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((4, 3, 16, 16)).astype(dtype), rng.integers(0, 10, 4)
-    loss = ops.cross_entropy(ours(Tensor(x)), y)
+    loss = ops.cross_entropy(ours(as_tensor(x)), y)
     expected = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(y))
     np.testing.assert_allclose(loss.item(), expected.item(), rtol=tol)
     loss.backward()

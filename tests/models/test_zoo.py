@@ -9,7 +9,7 @@ import pytest
 
 import minidl
 from minidl import models, ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.data import imagenet_classes
 from minidl.models import UNet
 from minidl.models.efficientnet import EfficientNetLite0, SameConv2d
@@ -56,7 +56,7 @@ def test_as_torchvision(torchvision, name, theirs, ours, side):
     x = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
     with torch.no_grad(), minidl.no_grad():
         want = theirs(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(ours(Tensor(x)).numpy(), want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+        np.testing.assert_allclose(ours(as_tensor(x)).numpy(), want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet50"])
@@ -72,7 +72,7 @@ def test_gradient_as_torchvision(torchvision, name):
                 module.p = 0.0
     x = np.random.default_rng(0).normal(size=(4, 3, 64, 64))
     theirs(torch.from_numpy(x)).square().sum().backward()
-    (ours(Tensor(x)) ** 2).sum().backward()
+    (ours(as_tensor(x)) ** 2).sum().backward()
     found = dict(ours.named_parameters())
     for key, p in theirs.named_parameters():
         want = p.grad.numpy()
@@ -97,7 +97,7 @@ def test_same_convolution(size, kernel, stride):
             rows, columns = start + i * stride, start + j * stride
             window = padded[0, :, rows : rows + kernel, columns : columns + kernel]
             want[0, :, i, j] = np.einsum("ocij,cij->o", layer.weight.detach().numpy(), window)
-    np.testing.assert_allclose(layer(Tensor(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer(as_tensor(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
 
 
 def test_unet_as_the_paper():
@@ -112,7 +112,7 @@ def test_unet_as_the_paper():
 def test_unet_joins_each_level_with_its_own():
     """With all weights but the way across the top level zero, the output is the top level's features."""
     model = UNet(1, 1, width=2, depth=2, norm=False).eval()
-    x = Tensor(np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32))
+    x = as_tensor(np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32))
     for up in model.up:
         minidl.nn.init.zeros_(up.weight)
         minidl.nn.init.zeros_(up.bias)
@@ -155,7 +155,7 @@ def test_backends_and_jit_agree(name, backend):
     model = make().eval()
     x = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
     with minidl.no_grad():
-        want = model(Tensor(x)).numpy()
+        want = model(as_tensor(x)).numpy()
         with minidl.use_backend(backend):
             moved = model.to(backend)
             forward = minidl.jit(moved)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn, ops
+from minidl import as_tensor, nn, ops
 from minidl.nn import functional as F
 
 X = np.random.default_rng(0).normal(scale=2, size=(4, 6)).astype(np.float32)
@@ -40,7 +40,7 @@ MODULES = [
 def test_module_equals_pytorchs(name, settings):
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     ours, theirs = getattr(nn, name)(**settings), getattr(torch.nn, name)(**settings)
-    y = ours(Tensor(X))
+    y = ours(as_tensor(X))
     assert y.dtype == np.float32
     np.testing.assert_allclose(y.detach().numpy(), theirs(torch.tensor(X)).detach().numpy(), rtol=1e-5, atol=1e-6)
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -51,7 +51,7 @@ def test_module_equals_pytorchs(name, settings):
 
 def test_prelu_learns_its_slope():
     layer = nn.PReLU()
-    layer(Tensor(X)).sum().backward()
+    layer(as_tensor(X)).sum().backward()
     np.testing.assert_allclose(layer.weight.grad.numpy(), [X[X < 0].sum()], rtol=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_functional_has_the_names():
 
 
 def big(shape=(200, 100)):
-    return Tensor(np.ones(shape, np.float32), requires_grad=True)
+    return as_tensor(np.ones(shape, np.float32), requires_grad=True)
 
 
 def test_dropout_zeroes_a_share_and_scales_the_rest():
@@ -113,7 +113,7 @@ def test_channel_dropout_zeroes_whole_channels(layer, spatial):
 
 def test_alpha_dropout_keeps_mean_and_variance():
     minidl.manual_seed(0)
-    x = Tensor(np.random.default_rng(0).normal(size=(400, 400)))
+    x = as_tensor(np.random.default_rng(0).normal(size=(400, 400)))
     y = nn.AlphaDropout(0.2)(x).numpy()
     np.testing.assert_allclose([y.mean(), y.var()], [0, 1], atol=0.02)
     assert (y != x.numpy()).all()
@@ -122,14 +122,14 @@ def test_alpha_dropout_keeps_mean_and_variance():
 def test_dropout_draws_from_the_default_generator():
     minidl.manual_seed(5)
     key, offset = minidl.random.default_generator().reserve(24)
-    expected = ops.keyed_dropout(Tensor(X), p=0.5, key=key, offset=offset).numpy()
+    expected = ops.keyed_dropout(as_tensor(X), p=0.5, key=key, offset=offset).numpy()
     minidl.manual_seed(5)
-    np.testing.assert_array_equal(F.dropout(Tensor(X)).numpy(), expected)
+    np.testing.assert_array_equal(F.dropout(as_tensor(X)).numpy(), expected)
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout1d(), nn.AlphaDropout()])
 def test_a_captured_step_draws_anew(layer):
-    x, step = Tensor(np.ones((4, 8, 2), np.float32)), minidl.jit(layer)
+    x, step = as_tensor(np.ones((4, 8, 2), np.float32)), minidl.jit(layer)
     minidl.manual_seed(1)
     expected = [layer(x).numpy().copy() for _ in range(3)]
     minidl.manual_seed(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 from minidl.nn.attention import KVCache, MultiheadAttention
 from minidl.nn.positional import RotaryEmbedding
 
@@ -43,7 +43,7 @@ def test_against_pytorch(kind, options, need_weights):
     ]
     if not options.get("batch_first"):
         arrays = [a.swapaxes(0, 1).copy() for a in arrays]
-    ins = [Tensor(a, requires_grad=True) for a in arrays]
+    ins = [as_tensor(a, requires_grad=True) for a in arrays]
     tins = [torch.from_numpy(a.copy()).requires_grad_() for a in arrays]
     kw = masks(kind)
     out, w = ours(*ins, need_weights=need_weights, average_attn_weights=False, **kw)
@@ -86,7 +86,7 @@ def test_is_causal_masks_by_itself():
 
 def test_query_that_sees_nothing_gets_zeros():
     layer = MultiheadAttention(E, HEADS, batch_first=True, bias=False, dtype=np.float64)
-    x = Tensor(np.random.default_rng(0).standard_normal((N, L, E)), requires_grad=True)
+    x = as_tensor(np.random.default_rng(0).standard_normal((N, L, E)), requires_grad=True)
     padding = np.zeros((N, L), bool)
     padding[1] = True
     out, w = layer(x, key_padding_mask=padding)
@@ -142,9 +142,9 @@ def test_cache_refuses_gradients_and_other_shapes():
     with pytest.raises(RuntimeError, match="no_grad"):
         layer(x, cache=KVCache())
     cache = KVCache()
-    k = Tensor(np.zeros((1, 2, 3, 4)))
+    k = as_tensor(np.zeros((1, 2, 3, 4)))
     cache.update(k, k)
-    other = Tensor(np.zeros((2, 2, 1, 4)))
+    other = as_tensor(np.zeros((2, 2, 1, 4)))
     with pytest.raises(ValueError, match="does not continue"):
         cache.update(other, other)
     cache.reset()

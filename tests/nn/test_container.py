@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 
-X = Tensor(np.ones((2, 3), np.float32))
+X = as_tensor(np.ones((2, 3), np.float32))
 
 
 def test_sequential():

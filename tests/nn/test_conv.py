@@ -5,7 +5,7 @@ import pytest
 
 import minidl
 from minidl import nn
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
 
@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is the independent implemen
 def same(ours, theirs, x, tol=1e-5):
     """Load PyTorch's weights by name; compare output and all gradients. Returns nothing, raises AssertionError."""
     ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
-    a, b = Tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
+    a, b = as_tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
     out, expected = ours(a), theirs(b)
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=tol, atol=tol)
     (out * out).sum().backward()
@@ -44,11 +44,11 @@ def test_transposed_convolutions_equal_pytorchs(n):
     ours = getattr(nn, f"ConvTranspose{n}d")(4, 6, **arguments)
     theirs = getattr(torch.nn, f"ConvTranspose{n}d")(4, 6, **arguments)
     same(ours, theirs, x)
-    size = tuple(m - 1 for m in ours(Tensor(x)).shape[2:])
-    got, expected = ours(Tensor(x), output_size=size), theirs(torch.from_numpy(x), output_size=size)
+    size = tuple(m - 1 for m in ours(as_tensor(x)).shape[2:])
+    got, expected = ours(as_tensor(x), output_size=size), theirs(torch.from_numpy(x), output_size=size)
     np.testing.assert_allclose(got.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"output_size .* is impossible for size"):
-        ours(Tensor(x), output_size=(99,) * n)
+        ours(as_tensor(x), output_size=(99,) * n)
 
 
 def test_initial_values_are_uniform_on_one_over_the_root_of_fan_in():

@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 import minidl
-from minidl import Generator, Tensor
+from minidl import Generator, as_tensor
 from minidl.nn import init
 
 
 def empty(*shape, dtype=np.float32):
-    return Tensor(np.full(shape, np.nan, dtype), requires_grad=True)
+    return as_tensor(np.full(shape, np.nan, dtype), requires_grad=True)
 
 
 RANDOM = {
@@ -32,9 +32,9 @@ RANDOM = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_in_place_unrecorded_and_reproducible(name, dtype):
     t = empty(6, 4, dtype=dtype)
-    memory = t.data
+    memory = t.array
     assert RANDOM[name](t, Generator(1)) is t
-    assert t.data is memory and t.dtype == dtype and t.is_leaf and t.requires_grad
+    assert t.array is memory and t.dtype == dtype and t.is_leaf and t.requires_grad
     first = t.detach().numpy().copy()
     assert np.isfinite(first).all()
     RANDOM[name](t, Generator(2))

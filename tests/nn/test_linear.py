@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidl import Tensor, nn, ops
+from minidl import as_tensor, nn, ops
 from minidl.testing import gradcheck, gradgradcheck
 
 torch = pytest.importorskip("torch", reason="these tests compare with PyTorch")
@@ -25,7 +25,7 @@ def rng(seed=0):
 def test_linear_of_any_shape(lead, n, m, bias):
     x, w, b = rng(1).normal(size=(*lead, n)), rng(2).normal(size=(m, n)), rng(3).normal(size=m)
     arrays = [x, w, b] if bias else [x, w]
-    ours = [Tensor(a, requires_grad=True) for a in arrays]
+    ours = [as_tensor(a, requires_grad=True) for a in arrays]
     theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
     y, z = ops.linear(*ours), torch.nn.functional.linear(*theirs)
     assert y.shape == tuple(z.shape)
@@ -48,7 +48,7 @@ def test_linear_derivatives(lead):
 def test_linear_on_turned_arrays_leaves_its_inputs_alone():
     x, w, b = rng().normal(size=(4, 5)).T[:, ::2], rng(1).normal(size=(2, 3)), rng(2).normal(size=3)
     before = [a.copy() for a in (x, w, b)]
-    found = ops.linear(Tensor(x), Tensor(w.T), Tensor(b)).numpy()
+    found = ops.linear(as_tensor(x), as_tensor(w.T), as_tensor(b)).numpy()
     np.testing.assert_allclose(found, x @ w + b, rtol=1e-13)
     for a, old in zip((x, w, b), before):
         np.testing.assert_array_equal(a, old)
@@ -65,7 +65,7 @@ def test_linear_on_turned_arrays_leaves_its_inputs_alone():
 )
 def test_linear_shapes_that_do_not_fit(x, w, b, message):
     with pytest.raises(ValueError, match=message):
-        ops.linear(Tensor(np.zeros(x)), Tensor(np.zeros(w)), None if b is None else Tensor(np.zeros(b)))
+        ops.linear(as_tensor(np.zeros(x)), as_tensor(np.zeros(w)), None if b is None else as_tensor(np.zeros(b)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -75,7 +75,7 @@ def test_linear_layer_equals_pytorchs(bias, dtype):
     ours = nn.Linear(5, 3, bias=bias, dtype=dtype)
     ours.load_state_dict(theirs.state_dict())
     x = rng().normal(size=(4, 5)).astype(dtype)
-    y, z = ours(Tensor(x)), theirs(torch.tensor(x))
+    y, z = ours(as_tensor(x)), theirs(torch.tensor(x))
     assert y.dtype == dtype
     np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), rtol=1e-5, atol=1e-6)
     y.sum().backward()
@@ -98,15 +98,15 @@ def test_bilinear():
     for lead in [(2,), (2, 3)]:
         x1, x2 = rng().normal(size=(*lead, 4)), rng(1).normal(size=(*lead, 5))
         expected = theirs(torch.tensor(x1), torch.tensor(x2)).detach().numpy()
-        np.testing.assert_allclose(ours(Tensor(x1), Tensor(x2)).detach().numpy(), expected, rtol=1e-12)
+        np.testing.assert_allclose(ours(as_tensor(x1), as_tensor(x2)).detach().numpy(), expected, rtol=1e-12)
     w, b = rng(2).normal(size=(3, 4, 5)), rng(3).normal(size=3)
     gradcheck(ops.bilinear, rng().normal(size=(2, 4)), rng(1).normal(size=(2, 5)), w, b)
     with pytest.raises(ValueError, match="bilinear: shapes do not fit"):
-        ours(Tensor(x2), Tensor(x1))
+        ours(as_tensor(x2), as_tensor(x1))
 
 
 def test_flatten_and_unflatten():
-    x = Tensor(rng().normal(size=(2, 3, 4, 5)))
+    x = as_tensor(rng().normal(size=(2, 3, 4, 5)))
     assert nn.Flatten()(x).shape == (2, 60)
     assert nn.Flatten(0, 1)(x).shape == (6, 4, 5)
     assert nn.Unflatten(-1, (5, 1))(x).shape == (2, 3, 4, 5, 1)
@@ -115,7 +115,7 @@ def test_flatten_and_unflatten():
 
 
 def test_identity_takes_anything():
-    x = Tensor([1.0])
+    x = as_tensor([1.0])
     assert nn.Identity(3, key="value")(x) is x
 
 

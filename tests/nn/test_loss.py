@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 
 torch = pytest.importorskip("torch", reason="these tests compare with PyTorch")
 
@@ -43,7 +43,7 @@ def test_module_equals_pytorchs(name, settings, inputs, reduction):
     theirs = getattr(torch.nn, name)(
         **{k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     )
-    found = ours(*(Tensor(a) if isinstance(a, np.ndarray) else a for a in inputs))
+    found = ours(*(as_tensor(a) if isinstance(a, np.ndarray) else a for a in inputs))
     expected = theirs(*(torch.tensor(a) for a in inputs)).numpy()
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
     assert f"reduction={reduction!r}" in repr(ours)
@@ -69,7 +69,7 @@ def test_class_weights_follow_the_module():
 
 
 def test_float32_scores_with_float64_class_weights_stay_float32():
-    x = Tensor(X.astype(np.float32), requires_grad=True)
+    x = as_tensor(X.astype(np.float32), requires_grad=True)
     loss = nn.CrossEntropyLoss(weight=W)(x, CLASS)
     loss.backward()
     assert loss.dtype == x.grad.dtype == np.float32
@@ -77,13 +77,13 @@ def test_float32_scores_with_float64_class_weights_stay_float32():
 
 def test_targets_may_be_lists():
     loss = nn.CrossEntropyLoss()
-    assert loss(Tensor(X), CLASS.tolist()).item() == loss(Tensor(X), CLASS).item()
-    assert nn.MSELoss()(Tensor([1.0, 2.0]), [0.0, 0.0]).item() == 2.5
+    assert loss(as_tensor(X), CLASS.tolist()).item() == loss(as_tensor(X), CLASS).item()
+    assert nn.MSELoss()(as_tensor([1.0, 2.0]), [0.0, 0.0]).item() == 2.5
 
 
 def test_training_with_a_loss_module_brings_the_loss_down():
     model, loss = nn.Linear(4, 4), nn.CrossEntropyLoss()
-    x = Tensor(X.astype(np.float32))
+    x = as_tensor(X.astype(np.float32))
     values = []
     for _ in range(50):
         model.zero_grad()

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn, no_grad
+from minidl import as_tensor, nn, no_grad
 
 
 class Block(nn.Module):
@@ -15,7 +15,7 @@ class Block(nn.Module):
         self.fc = nn.Linear(3, 3)
         self.scale = nn.Parameter(np.ones(3, np.float32))
         self.register_buffer("mean", np.zeros(3, np.float32))
-        self.register_buffer("cache", Tensor([1.0]), persistent=False)
+        self.register_buffer("cache", as_tensor([1.0]), persistent=False)
         self.register_buffer("count", np.array(0))
         self.nothing = None
 
@@ -67,20 +67,20 @@ def test_shared_parameters_are_counted_once_but_stored_under_every_name():
 def test_replacing_and_deleting_attributes():
     net = Net()
     net.head = nn.Linear(3, 5)
-    assert net(Tensor(X)).shape == (2, 5)
+    assert net(as_tensor(X)).shape == (2, 5)
     net.head = None
     assert "head.weight" not in net.state_dict()
     block = Block()
     del block.scale, block.mean
     assert list(block.state_dict()) == ["count", "fc.weight", "fc.bias"]
-    block.count = Tensor(np.array(4))
+    block.count = as_tensor(np.array(4))
     assert block.state_dict()["count"].item() == 4
 
 
 def test_a_parameter_cannot_be_replaced_by_a_tensor_unnoticed():
     block = Block()
     with pytest.raises(TypeError, match=r"Block\.scale is a Parameter"):
-        block.scale = Tensor([1.0, 1.0, 1.0])
+        block.scale = as_tensor([1.0, 1.0, 1.0])
     with pytest.raises(TypeError, match=r"Block\.mean is a buffer: expected a Tensor or None, got ndarray"):
         block.mean = np.zeros(3)
 
@@ -97,7 +97,7 @@ def test_bad_registrations():
     with pytest.raises(KeyError, match="scale"):
         block.register_buffer("scale", np.zeros(1))
     with pytest.raises(TypeError, match="expected a Parameter, got Tensor"):
-        block.register_parameter("p", Tensor([1.0]))
+        block.register_parameter("p", as_tensor([1.0]))
     with pytest.raises(TypeError, match="expected a Module, got int"):
         block.add_module("m", 3)
     block.register_parameter("none", None)
@@ -134,7 +134,7 @@ def test_load_state_dict_copies_in_place():
     result = b.load_state_dict(values)
     assert result.missing_keys == [] and result.unexpected_keys == []
     assert b.head.weight is before and b.head.weight.requires_grad
-    np.testing.assert_array_equal(b(Tensor(X)).detach().numpy(), a(Tensor(X)).detach().numpy())
+    np.testing.assert_array_equal(b(as_tensor(X)).detach().numpy(), a(as_tensor(X)).detach().numpy())
     values["head.weight"][:] = 99
     assert not (b.head.weight.detach().numpy() == 99).any()
 
@@ -187,12 +187,12 @@ def test_load_state_dict_from_pytorch():
     ours = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     ours.load_state_dict(theirs.state_dict())
     expected = theirs(torch.tensor(X)).detach().numpy()
-    np.testing.assert_allclose(ours(Tensor(X)).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours(as_tensor(X)).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_in_place_load_between_forward_and_backward_is_noticed():
     fc = nn.Linear(3, 2)
-    out = fc(Tensor(X, requires_grad=True)).sum()
+    out = fc(as_tensor(X, requires_grad=True)).sum()
     fc.load_state_dict(nn.Linear(3, 2).state_dict())
     with pytest.raises(RuntimeError, match=r"changed in\s+place"):
         out.backward()
@@ -213,7 +213,7 @@ def test_train_and_eval_reach_everything():
 def test_freeze_and_unfreeze():
     net = Net()
     net.first.freeze()
-    net(Tensor(X)).sum().backward()
+    net(as_tensor(X)).sum().backward()
     assert all(p.grad is None for p in net.first.parameters())
     assert all(p.grad is not None for p in net.second.parameters())
     net.unfreeze()
@@ -222,7 +222,7 @@ def test_freeze_and_unfreeze():
 
 def test_zero_grad():
     net = Net()
-    net(Tensor(X)).sum().backward()
+    net(as_tensor(X)).sum().backward()
     net.zero_grad(set_to_none=False)
     assert all((p.grad.numpy() == 0).all() for p in net.parameters())
     net.zero_grad()
@@ -232,12 +232,12 @@ def test_zero_grad():
 def test_conversion_keeps_the_parameter_objects():
     net = Net()
     parameters = list(net.parameters())
-    net(Tensor(X)).sum().backward()
+    net(as_tensor(X)).sum().backward()
     net.double()
     assert list(map(id, net.parameters())) == list(map(id, parameters))
     assert {p.dtype for p in net.parameters()} == {p.grad.dtype for p in net.parameters()} == {np.dtype(np.float64)}
     assert net.first.mean.dtype == np.float64 and net.first.count.dtype == np.int64
-    assert net(Tensor(X.astype(np.float64))).dtype == np.float64
+    assert net(as_tensor(X.astype(np.float64))).dtype == np.float64
     assert net.half().head.weight.dtype == np.float16
     assert net.to("float32").head.weight.dtype == net.float().head.weight.dtype == np.float32
     assert net.to("numpy", np.float64).head.weight.dtype == np.float64
@@ -254,7 +254,7 @@ def test_apply_children_first():
 def test_deepcopy_and_pickle_are_independent():
     net = Net()
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        np.testing.assert_array_equal(other(Tensor(X)).detach().numpy(), net(Tensor(X)).detach().numpy())
+        np.testing.assert_array_equal(other(as_tensor(X)).detach().numpy(), net(as_tensor(X)).detach().numpy())
         assert isinstance(other.head.weight, nn.Parameter) and other.head.weight.requires_grad
         with no_grad():
             other.head.weight.assign_(0)
@@ -276,11 +276,11 @@ def test_forward_hooks():
     calls = []
     pre = fc.register_forward_pre_hook(lambda m, args: calls.append(("pre", m, args[0].shape)))
     post = fc.register_forward_hook(lambda m, args, out: calls.append(("post", m, out.shape)))
-    fc(Tensor(X))
+    fc(as_tensor(X))
     assert calls == [("pre", fc, (2, 3)), ("post", fc, (2, 2))]
     pre.remove()
     post.remove()
-    fc(Tensor(X))
+    fc(as_tensor(X))
     assert len(calls) == 2
 
 
@@ -288,9 +288,9 @@ def test_forward_hooks_replace_arguments_and_output():
     identity = nn.Identity()
     with identity.register_forward_pre_hook(lambda m, args: args[0] * 2):
         with identity.register_forward_hook(lambda m, args, out: out + args[0]):
-            assert identity(Tensor([1.0])).item() == 4
-        assert identity(Tensor([1.0])).item() == 2
-    assert identity(Tensor([1.0])).item() == 1
+            assert identity(as_tensor([1.0])).item() == 4
+        assert identity(as_tensor([1.0])).item() == 2
+    assert identity(as_tensor([1.0])).item() == 1
 
 
 def test_forward_hooks_with_kwargs():
@@ -301,7 +301,7 @@ def test_forward_hooks_with_kwargs():
     scale, seen = Scale(), []
     scale.register_forward_pre_hook(lambda m, args, kwargs: (args, {"by": kwargs["by"] + 1}), with_kwargs=True)
     scale.register_forward_hook(lambda m, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
-    assert scale(Tensor([2.0]), by=2).item() == 6
+    assert scale(as_tensor([2.0]), by=2).item() == 6
     assert seen == [{"by": 3}]
 
 
@@ -313,7 +313,7 @@ def test_full_backward_hook_sees_and_replaces_gradients():
         return (grad_input[0] * 10,)
 
     handle = fc.register_full_backward_hook(hook)
-    x = Tensor(X, requires_grad=True)
+    x = as_tensor(X, requires_grad=True)
     (fc(x) * 2).sum().backward()
     expected = 2 * fc.weight.detach().numpy().sum(0)
     (module, grad_input, grad_output) = seen[0]
@@ -334,8 +334,8 @@ def test_full_backward_hook_with_several_inputs_and_outputs():
 
     two, seen = Two(), []
     two.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
-    a, b = Tensor([2.0], requires_grad=True), Tensor([3.0], requires_grad=True)
-    p, q = two(a, b, Tensor([1.0]))
+    a, b = as_tensor([2.0], requires_grad=True), as_tensor([3.0], requires_grad=True)
+    p, q = two(a, b, as_tensor([1.0]))
     (p + 5 * q).backward()
     ((gi, go),) = seen
     assert [g if g is None else g.item() for g in gi] == [3, 7, None]
@@ -345,10 +345,10 @@ def test_full_backward_hook_with_several_inputs_and_outputs():
 def test_full_backward_hook_without_a_gradient_for_the_input():
     fc, seen = nn.Linear(3, 2), []
     fc.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go[0].shape)))
-    fc(Tensor(X)).sum().backward()
+    fc(as_tensor(X)).sum().backward()
     assert seen == [((None,), (2, 2))]
     with no_grad():
-        fc(Tensor(X))
+        fc(as_tensor(X))
 
 
 def test_full_backward_hook_with_create_graph():
@@ -361,7 +361,7 @@ def test_full_backward_hook_with_create_graph():
     cube, seen = Cube(), []
     cube.register_full_backward_hook(lambda m, gi, go: seen.append(gi[0].item()))
     second = grad(lambda x: grad(lambda x: cube(x).sum())(x).sum())
-    assert second(Tensor([2.0])).item() == 12
+    assert second(as_tensor([2.0])).item() == 12
     assert 12 in seen
 
 
@@ -371,7 +371,7 @@ def test_anomaly_and_user_line_skip_the_layers():
 
     fc = nn.Linear(3, 2)
     with detect_anomaly(), pytest.raises(AnomalyError, match=r"test_module\.py"):
-        fc(Tensor(np.full((1, 3), np.nan, np.float32)))
+        fc(as_tensor(np.full((1, 3), np.nan, np.float32)))
 
 
 # Printing

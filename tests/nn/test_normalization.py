@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import nn
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
 
@@ -23,7 +23,7 @@ def pair(name, *args, **kwargs):
 
 def step(ours, theirs, x, tol=1e-5):
     """Outputs, gradients and state after a forward pass are equal."""
-    a, b = Tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
+    a, b = as_tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
     out, expected = ours(a), theirs(b)
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=tol, atol=tol)
     (out**2).sum().backward()
@@ -100,7 +100,7 @@ def test_resetting_forgets_everything():
 
 def test_running_statistics_hold_no_graph():
     layer = nn.BatchNorm1d(3)
-    layer(Tensor(np.random.default_rng(5).standard_normal((4, 3), np.float32), requires_grad=True))
+    layer(as_tensor(np.random.default_rng(5).standard_normal((4, 3), np.float32), requires_grad=True))
     assert layer.running_mean.is_leaf and not layer.running_mean.requires_grad
 
 
@@ -129,6 +129,6 @@ def test_errors_name_the_layer_and_what_was_expected():
 def test_batch_norm_of_any_size(size):
     x = np.random.default_rng(0).standard_normal((6, 3, *size), np.float32)
     same = getattr(nn, f"BatchNorm{max(len(size), 1)}D")(3)
-    np.testing.assert_array_equal(nn.BatchNorm(3)(Tensor(x)).detach(), same(Tensor(x)).detach())
+    np.testing.assert_array_equal(nn.BatchNorm(3)(as_tensor(x)).detach(), same(as_tensor(x)).detach())
     with pytest.raises(ValueError, match="BatchNorm: expected"):
-        nn.BatchNorm(4)(Tensor(x))
+        nn.BatchNorm(4)(as_tensor(x))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minidl import nn
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 
 LAYERS = [
     ("MaxPool", dict(kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=True)),
@@ -21,7 +21,7 @@ def test_pooling_layers_equal_pytorchs(n, kind, arguments):
     if kind == "AvgPool":
         arguments = {k: (v,) * n if k in ("kernel_size", "stride", "padding") else v for k, v in arguments.items()}
     x = np.random.default_rng(n).standard_normal((2, 3) + (7, 5, 4)[:n], np.float32)
-    a, b = Tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
+    a, b = as_tensor(x, requires_grad=True), torch.from_numpy(x.copy()).requires_grad_()
     out = getattr(nn, f"{kind}{n}d")(**arguments)(a)
     expected = getattr(torch.nn, f"{kind}{n}d")(**arguments)(b)
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=1e-5, atol=1e-6)

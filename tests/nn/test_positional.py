@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor
+from minidl import as_tensor
 from minidl.nn.positional import (
     LearnedPositionalEncoding,
     RotaryEmbedding,
@@ -61,6 +61,6 @@ def test_errors():
     with pytest.raises(ValueError, match="even"):
         RotaryEmbedding(7)
     with pytest.raises(ValueError, match="even D"):
-        apply_rotary(Tensor(np.zeros((3, 7))), np.zeros((3, 3)), np.zeros((3, 3)))
+        apply_rotary(as_tensor(np.zeros((3, 7))), np.zeros((3, 3)), np.zeros((3, 3)))
     with pytest.raises(ValueError, match="max_len"):
         RotaryEmbedding(4, max_len=2)(np.zeros((3, 4), np.float32))

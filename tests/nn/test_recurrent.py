@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 from minidl.nn import recurrent as rec
 
 torch = pytest.importorskip("torch", reason="the comparison is with PyTorch")
@@ -44,7 +44,7 @@ def compare(ours, theirs, ours_in, theirs_in, tol=1e-9):
 
 def pair(rng, *shape, dtype=np.float64):
     a = rng.standard_normal(shape).astype(dtype)
-    return Tensor(a, requires_grad=True), torch.from_numpy(a.copy()).requires_grad_()
+    return as_tensor(a, requires_grad=True), torch.from_numpy(a.copy()).requires_grad_()
 
 
 CONFIGS = [

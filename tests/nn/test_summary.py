@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 from minidl.core.context import current
 
 
@@ -26,7 +26,7 @@ def test_lenet():
     assert r["4"].flops == 0 and r["4"].output_shape == (2, 1600)
     assert r["5"].flops == 2 * (2 * 1600 * 10 + 10)
     s = net.summary((2, 1, 28, 28))
-    assert s.params == sum(p.size for p in net.parameters()) == s.trainable
+    assert s.params == sum(p.numel() for p in net.parameters()) == s.trainable
     assert s.param_bytes == 4 * s.params
     assert s.flops == sum(x.flops for x in r.values())
 
@@ -86,6 +86,6 @@ def test_it_changes_nothing():
 def test_inputs():
     net = nn.Linear(3, 2).double()
     assert net.summary((1, 3)).rows[0].memory == 2 * 8
-    assert net.summary(Tensor(np.ones((7, 3)))).rows[0].output_shape == (7, 2)
+    assert net.summary(as_tensor(np.ones((7, 3)))).rows[0].output_shape == (7, 2)
     with pytest.raises(TypeError, match="at least one input"):
         net.summary()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn
+from minidl import as_tensor, nn
 
 torch = pytest.importorskip("torch", reason="the comparison is with PyTorch")
 N, S, T, D, HEADS, FF = 2, 5, 4, 8, 2, 12
@@ -12,7 +12,7 @@ N, S, T, D, HEADS, FF = 2, 5, 4, 8, 2, 12
 def compare(ours, theirs, inputs, kw=None, tkw=None):
     ours.load_state_dict(theirs.state_dict())
     assert [k for k, _ in ours.named_parameters()] == [k for k, _ in theirs.named_parameters()]
-    ins = [Tensor(a, requires_grad=True) for a in inputs]
+    ins = [as_tensor(a, requires_grad=True) for a in inputs]
     tins = [torch.from_numpy(a.copy()).requires_grad_() for a in inputs]
     out = ours(*ins, **(kw or {}))
     tkw = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in (tkw or kw or {}).items()}

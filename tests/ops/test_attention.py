@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.ops.attention import _attention
 from minidl.random import Generator
 from minidl.testing import gradcheck, gradgradcheck
@@ -94,7 +94,7 @@ def test_blocks_do_not_matter(lead, group, kv_heads, length, width, block_size, 
         mask = mask if masked == "bool" else np.where(mask, 0.5, -np.inf)
     results = []
     for size in (None, block_size):
-        ts = [Tensor(a, requires_grad=True) for a in (q, k, v)]
+        ts = [as_tensor(a, requires_grad=True) for a in (q, k, v)]
         drop = {"dropout_p": 0.5, "generator": Generator(seed)} if dropout else {}
         out = attention(*ts, mask, is_causal=causal, enable_gqa=True, block_size=size, **drop)
         (out * out).sum().backward()
@@ -117,7 +117,7 @@ def test_against_pytorch(options, block_size, dtype):
         "enable_gqa": options == "gqa",
     }
     mask = mask.get(options)
-    ts = [Tensor(a, requires_grad=True) for a in (q, k, v)]
+    ts = [as_tensor(a, requires_grad=True) for a in (q, k, v)]
     theirs = [torch.from_numpy(a.copy()).requires_grad_() for a in (q, k, v)]
     out = attention(*ts, mask, block_size=block_size, **kw)
     tmask = None if mask is None else torch.from_numpy(mask)
@@ -139,7 +139,7 @@ def test_two_axes_and_broadcast_leads():
     np.testing.assert_allclose(attention(q[1, 2], k[1, 2], v[1, 2]), out[1, 2], atol=1e-14)
     one = attention(q, k[:1], v[:1])
     np.testing.assert_allclose(one[1], attention(q[1], k[0], v[0]), atol=1e-14)
-    gradcheck(lambda k: attention(Tensor(q), k, v), k[:1])
+    gradcheck(lambda k: attention(as_tensor(q), k, v), k[:1])
 
 
 def test_large_scores_do_not_overflow():
@@ -156,7 +156,7 @@ def test_dropout_keeps_the_mean():
 
 def test_memory_of_blocks_grows_linearly():
     def peak(length):
-        q, k, v = (Tensor(a, requires_grad=True) for a in qkv(0, (1,), 1, 1, length, length, np.float32))
+        q, k, v = (as_tensor(a, requires_grad=True) for a in qkv(0, (1,), 1, 1, length, length, np.float32))
         tracemalloc.start()
         attention(q, k, v, block_size=64, is_causal=True).sum().backward()
         used = tracemalloc.get_traced_memory()[1]

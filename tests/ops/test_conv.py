@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.testing import gradcheck, gradgradcheck
 
 CONV = {n: getattr(ops, f"conv{n}d") for n in (1, 2, 3)}
@@ -42,13 +42,13 @@ def configurations(draw, transposed=False):
 def compare_with_torch(ours, theirs, arrays, params, dtype, tol):
     torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
     arrays = [a if a is None else a.astype(dtype) for a in arrays]
-    xs = [None if a is None else Tensor(a, requires_grad=True) for a in arrays]
+    xs = [None if a is None else as_tensor(a, requires_grad=True) for a in arrays]
     ts = [None if a is None else torch.from_numpy(a).requires_grad_() for a in arrays]
     out, expected = ours(*xs, **params), theirs(*ts, **params)
     assert out.dtype == dtype and out.shape == tuple(expected.shape)
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=tol, atol=tol)
     g = np.random.default_rng(7).standard_normal(out.shape).astype(dtype)
-    out.backward(Tensor(g))
+    out.backward(as_tensor(g))
     expected.backward(torch.from_numpy(g))
     for x, t in zip(xs, ts, strict=True):
         if x is not None:
@@ -130,8 +130,8 @@ def test_inputs_need_not_be_contiguous_and_are_not_written_to():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_an_empty_batch_gives_an_empty_output_and_zero_weight_gradient(n):
-    x = Tensor(np.zeros((0, 2) + (4,) * n, np.float32), requires_grad=True)
-    w = Tensor(np.ones((3, 2) + (3,) * n, np.float32), requires_grad=True)
+    x = as_tensor(np.zeros((0, 2) + (4,) * n, np.float32), requires_grad=True)
+    w = as_tensor(np.ones((3, 2) + (3,) * n, np.float32), requires_grad=True)
     out = CONV[n](x, w, padding=1)
     assert out.shape == (0, 3) + (4,) * n
     out.sum().backward()

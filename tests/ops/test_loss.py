@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.testing import gradcheck, gradgradcheck
 
 torch = pytest.importorskip("torch", reason="these tests compare with PyTorch")
@@ -28,7 +28,7 @@ def t(a):
 
 def compare(ours, theirs, inputs, rtol=1e-10, atol=1e-12):
     """Values and gradients of two functions of the float arrays ``inputs``."""
-    a = [Tensor(np.array(x), requires_grad=True) for x in inputs]
+    a = [as_tensor(np.array(x), requires_grad=True) for x in inputs]
     b = [torch.tensor(np.array(x), requires_grad=True) for x in inputs]
     ya, yb = ours(*a), theirs(*b)
     assert ya.shape == tuple(yb.shape) and ya.dtype == inputs[0].dtype
@@ -92,7 +92,7 @@ ELEMENTWISE = {
         _log_divergence,
     ),
     "hinge": (
-        lambda x, y, reduction: ops.hinge_loss(x, np.sign(y.detach().data), reduction=reduction),
+        lambda x, y, reduction: ops.hinge_loss(x, np.sign(y.detach().array), reduction=reduction),
         lambda x, y, reduction: (
             getattr((1 - torch.sign(y.detach()) * x).clamp(min=0), reduction)()
             if reduction != "none"
@@ -101,7 +101,7 @@ ELEMENTWISE = {
         _pair,
     ),
     "hinge_embedding": (
-        lambda x, y, reduction: ops.hinge_embedding_loss(x, np.sign(y.detach().data), 0.5, reduction),
+        lambda x, y, reduction: ops.hinge_embedding_loss(x, np.sign(y.detach().array), 0.5, reduction),
         lambda x, y, reduction: F.hinge_embedding_loss(x, torch.sign(y.detach()), 0.5, reduction=reduction),
         _pair,
     ),
@@ -115,7 +115,7 @@ def check_elementwise(name, shape, reduction, dtype=np.float64, seed=0, **tolera
     x, y = (a.astype(dtype) for a in make(shape, rng(seed)))
     if name in CONSTANT_TARGET:
         compare(
-            lambda x: ours(x, Tensor(y), reduction=reduction),
+            lambda x: ours(x, as_tensor(y), reduction=reduction),
             lambda x: theirs(x, t(y), reduction=reduction),
             [x],
             **tolerances,
@@ -150,7 +150,7 @@ def test_elementwise_losses_against_finite_differences(name, reduction):
     ours, _, make = ELEMENTWISE[name]
     x, y = make((2, 3), rng(3))
     if name in CONSTANT_TARGET:
-        gradcheck(lambda x: ours(x, Tensor(y), reduction=reduction), x)
+        gradcheck(lambda x: ours(x, as_tensor(y), reduction=reduction), x)
     else:
         gradcheck(lambda x, y: ours(x, y, reduction=reduction), x, y)
     if name not in (*CONSTANT_TARGET, "l1", "smooth_l1_0"):  # (their second derivative is 0 everywhere)
@@ -162,7 +162,9 @@ def test_non_contiguous_inputs(name):
     ours, theirs, make = ELEMENTWISE[name]
     x, y = (a.T[::2, ::-1] for a in make((4, 6), rng()))
     expected = theirs(t(x), t(y), reduction="none").numpy()
-    np.testing.assert_allclose(ours(Tensor(x), Tensor(y), reduction="none").numpy(), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        ours(as_tensor(x), as_tensor(y), reduction="none").numpy(), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 @every
@@ -171,7 +173,7 @@ def test_shapes_that_merely_broadcast_are_refused(name):
     x, _ = make((3, 1), rng())
     _, y = make((3,), rng())
     with pytest.raises(ValueError, match=r"input float64\[3, 1\] and target float64\[3\] must have the same shape"):
-        ours(Tensor(x), Tensor(y), reduction="mean")
+        ours(as_tensor(x), as_tensor(y), reduction="mean")
 
 
 @every
@@ -180,9 +182,9 @@ def test_nan_is_passed_on_and_empty_mean_is_nan(name):
     x, y = make((4,), rng())
     x[1] = np.nan
     y = np.sign(y) if name in CONSTANT_TARGET else y
-    found = ours(Tensor(x), Tensor(y), reduction="none").numpy()
+    found = ours(as_tensor(x), as_tensor(y), reduction="none").numpy()
     assert np.isnan(found).tolist() == [False, True, False, False]
-    empty = Tensor(np.zeros((0, 3)))
+    empty = as_tensor(np.zeros((0, 3)))
     assert np.isnan(ours(empty, empty, reduction="mean").item())
     assert ours(empty, empty, reduction="sum").item() == 0
 
@@ -192,7 +194,7 @@ def test_unknown_reduction(name):
     ours, _, make = ELEMENTWISE[name]
     x, y = make((3,), rng())
     with pytest.raises(ValueError, match=r"reduction must be one of .*'average'"):
-        ours(Tensor(x), Tensor(y), reduction="average")
+        ours(as_tensor(x), as_tensor(y), reduction="average")
 
 
 # Binary cross-entropy
@@ -242,14 +244,14 @@ def test_bce_with_logits_far_out():
     )
     # a confident and right answer keeps its small loss instead of losing it to cancellation
     small = ops.binary_cross_entropy_with_logits(
-        Tensor(np.array([-30.0, 30.0])), Tensor(np.array([0.0, 1.0])), reduction="none"
+        as_tensor(np.array([-30.0, 30.0])), as_tensor(np.array([0.0, 1.0])), reduction="none"
     )
     np.testing.assert_allclose(small.numpy(), np.log1p(np.exp(-30.0)), rtol=1e-14)
 
 
 def test_bce_wants_probabilities():
     with pytest.raises(ValueError, match=r"\[0, 1\].*binary_cross_entropy_with_logits"):
-        ops.binary_cross_entropy(Tensor([0.5, 1.5]), Tensor([0.0, 1.0]))
+        ops.binary_cross_entropy(as_tensor([0.5, 1.5]), as_tensor([0.0, 1.0]))
 
 
 def test_kl_div_batchmean_and_zero_targets():
@@ -280,7 +282,7 @@ def test_cross_entropy_of_classes(shape, weighted, smoothing, reduction):
     x, target, w = classes(shape, ignored=True)
     w = w if weighted else None
     compare(
-        lambda x: ops.cross_entropy(x, Tensor(target), w, reduction=reduction, label_smoothing=smoothing),
+        lambda x: ops.cross_entropy(x, as_tensor(target), w, reduction=reduction, label_smoothing=smoothing),
         lambda x: F.cross_entropy(x, t(target), t(w), reduction=reduction, label_smoothing=smoothing),
         [x],
     )
@@ -356,7 +358,7 @@ def test_cross_entropy_in_float32_far_out():
 def test_cross_entropy_loses_nothing_on_a_large_common_offset():
     x = np.array([[0.0, 1.0, 2.0]])
     for offset in (0.0, 1e4):
-        x32 = Tensor((x + offset).astype(np.float32), requires_grad=True)
+        x32 = as_tensor((x + offset).astype(np.float32), requires_grad=True)
         loss = ops.cross_entropy(x32, np.array([0]))
         loss.backward()
         np.testing.assert_allclose(loss.item(), np.log(np.exp(x).sum()), rtol=1e-6)
@@ -366,15 +368,15 @@ def test_cross_entropy_loses_nothing_on_a_large_common_offset():
 def test_cross_entropy_with_masked_logits():
     x = np.array([[0.5, -np.inf, 1.0]])
     compare(lambda x: ops.cross_entropy(x, np.array([2])), lambda x: F.cross_entropy(x, t(np.array([2]))), [x])
-    assert ops.cross_entropy(Tensor(x), np.array([1])).item() == np.inf
+    assert ops.cross_entropy(as_tensor(x), np.array([1])).item() == np.inf
 
 
 def test_cross_entropy_without_targets():
-    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    x = as_tensor(np.ones((2, 3)), requires_grad=True)
     ignored = np.array([-100, -100])
     assert np.isnan(ops.cross_entropy(x, ignored).item())
     assert ops.cross_entropy(x, ignored, reduction="sum").item() == 0
-    empty = Tensor(np.zeros((0, 3)), requires_grad=True)
+    empty = as_tensor(np.zeros((0, 3)), requires_grad=True)
     loss = ops.cross_entropy(empty, np.zeros(0, int), reduction="sum")
     loss.backward()
     assert loss.item() == 0 and empty.grad.shape == (0, 3)
@@ -383,7 +385,7 @@ def test_cross_entropy_without_targets():
 def test_cross_entropy_does_not_change_its_inputs():
     x, target, _ = classes((3, 4))
     before = x.copy(), target.copy()
-    a = Tensor(x, requires_grad=True)
+    a = as_tensor(x, requires_grad=True)
     ops.cross_entropy(a, target).backward()
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(target, before[1])
@@ -408,7 +410,7 @@ CLASS_LOSSES = {"cross_entropy": ops.cross_entropy, "nll_loss": ops.nll_loss, "f
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_bad_class_targets(name):
     f = CLASS_LOSSES[name]
-    x = Tensor(np.zeros((2, 3), np.float32))
+    x = as_tensor(np.zeros((2, 3), np.float32))
     with pytest.raises(IndexError, match=rf"{name}: target contains class 3, but input float32\[2, 3\] has 3 classes"):
         f(x, np.array([0, 3]))
     with pytest.raises(IndexError, match="class -1"):
@@ -424,7 +426,7 @@ def test_bad_class_targets(name):
 
 
 def test_bad_cross_entropy_arguments():
-    x = Tensor(np.zeros((2, 3)))
+    x = as_tensor(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="probabilities of the same shape"):
         ops.cross_entropy(x, np.zeros(2))
     with pytest.raises(ValueError, match="label_smoothing"):
@@ -452,7 +454,7 @@ def test_focal_loss_is_its_formula(reduction, gamma):
 def test_focal_loss_with_gamma_0_is_cross_entropy():
     x, target, _ = classes((2, 3, 4))
     np.testing.assert_allclose(
-        ops.focal_loss(Tensor(x), target, gamma=0).item(), ops.cross_entropy(Tensor(x), target).item(), rtol=1e-12
+        ops.focal_loss(as_tensor(x), target, gamma=0).item(), ops.cross_entropy(as_tensor(x), target).item(), rtol=1e-12
     )
 
 
@@ -475,7 +477,7 @@ def test_sigmoid_focal_loss_is_torchvisions_formula(alpha, gamma, reduction):
 
 @pytest.mark.parametrize("gamma", [0.5, 1, 2])
 def test_focal_gradients_are_finite_for_sure_predictions(gamma):
-    x = Tensor(np.array([[1e4, -1e4], [200, -200]], np.float32), requires_grad=True)
+    x = as_tensor(np.array([[1e4, -1e4], [200, -200]], np.float32), requires_grad=True)
     y = np.array([[1, 0], [1, 0]], np.float32)
     (ops.sigmoid_focal_loss(x, y, gamma=gamma).sum() + ops.focal_loss(x, np.array([0, 0]), gamma)).backward()
     assert np.isfinite(x.grad.numpy()).all()
@@ -510,7 +512,7 @@ def test_triplet_margin_loss(reduction, p, swap):
 
 
 def test_triplet_of_equal_points_has_a_finite_gradient():
-    a, b, c = (Tensor(np.ones((2, 3)), requires_grad=True) for _ in range(3))
+    a, b, c = (as_tensor(np.ones((2, 3)), requires_grad=True) for _ in range(3))
     ops.triplet_margin_loss(a, b, c).backward()
     assert all(np.isfinite(x.grad.numpy()).all() for x in (a, b, c))
 
@@ -547,7 +549,7 @@ def test_cosine_similarity_and_pairwise_distance():
 
 
 def test_targets_must_be_signs():
-    x = Tensor(np.ones(2))
+    x = as_tensor(np.ones(2))
     for f in (ops.hinge_loss, ops.hinge_embedding_loss):
         with pytest.raises(ValueError, match="targets must be -1 or 1"):
             f(x, np.array([0.0, 1.0]))
@@ -600,7 +602,7 @@ def test_ctc_is_the_sum_over_all_alignments():
         collapsed = [k for i, k in enumerate(path) if k != 0 and (i == 0 or path[i - 1] != k)]
         if collapsed == [1, 2]:
             total += np.exp(sum(x[i, 0, k] for i, k in enumerate(path)))
-    loss = ops.ctc_loss(Tensor(x), np.array([[1, 2]]), [4], [2], reduction="none")
+    loss = ops.ctc_loss(as_tensor(x), np.array([[1, 2]]), [4], [2], reduction="none")
     np.testing.assert_allclose(loss.item(), -np.log(total), rtol=1e-12)
 
 
@@ -614,10 +616,10 @@ def test_ctc_derivatives_against_finite_differences():
 
 def test_ctc_forms_of_targets():
     x, targets, n, s = ctc_case()
-    whole = ops.ctc_loss(Tensor(x), targets, n, s, reduction="none").numpy()
+    whole = ops.ctc_loss(as_tensor(x), targets, n, s, reduction="none").numpy()
     joined = np.concatenate([row[:k] for row, k in zip(targets, s)])
-    np.testing.assert_array_equal(ops.ctc_loss(Tensor(x), joined, n, s, reduction="none").numpy(), whole)
-    one = ops.ctc_loss(Tensor(x[:, 0]), Tensor(targets[0]), n[0], s[0], reduction="none")
+    np.testing.assert_array_equal(ops.ctc_loss(as_tensor(x), joined, n, s, reduction="none").numpy(), whole)
+    one = ops.ctc_loss(as_tensor(x[:, 0]), as_tensor(targets[0]), n[0], s[0], reduction="none")
     assert one.shape == () and one.item() == whole[0]
 
 
@@ -636,9 +638,9 @@ def test_ctc_long_sequences_in_float32_do_not_underflow():
 def test_ctc_impossible_target():
     x, targets, _, s = ctc_case()
     lengths = [3, 8, 8, 8]  # 1 1 2 needs four steps
-    infinite = ops.ctc_loss(Tensor(x), targets, lengths, s, reduction="none").numpy()
+    infinite = ops.ctc_loss(as_tensor(x), targets, lengths, s, reduction="none").numpy()
     assert infinite[0] == np.inf and np.isfinite(infinite[1:]).all()
-    a = Tensor(x, requires_grad=True)
+    a = as_tensor(x, requires_grad=True)
     loss = ops.ctc_loss(a, targets, lengths, s, reduction="none", zero_infinity=True)
     loss.sum().backward()
     assert loss.detach().numpy()[0] == 0
@@ -646,14 +648,14 @@ def test_ctc_impossible_target():
 
 
 def test_ctc_without_input():
-    x = Tensor(np.log(np.full((2, 2, 3), 1 / 3)))
+    x = as_tensor(np.log(np.full((2, 2, 3), 1 / 3)))
     loss = ops.ctc_loss(x, np.array([[1], [1]]), [0, 0], [0, 1], reduction="none").numpy()
     assert loss.tolist() == [0, np.inf]
 
 
 def test_ctc_bad_arguments():
     x, targets, n, s = ctc_case()
-    x = Tensor(x)
+    x = as_tensor(x)
     with pytest.raises(IndexError, match="not the blank"):
         ops.ctc_loss(x, np.zeros((4, 3), int), n, s)
     with pytest.raises(IndexError, match=r"\[0, 5\)"):
@@ -691,5 +693,5 @@ def test_a_captured_step_reads_its_targets_anew(loss):
 
     step = minidl.jit(loss)
     for seed in range(3):
-        x, y = Tensor(rng(seed).normal(size=(4, 5))), Tensor(rng(seed).choice([1, 2, 3, 4], 4, replace=False))
+        x, y = as_tensor(rng(seed).normal(size=(4, 5))), as_tensor(rng(seed).choice([1, 2, 3, 4], 4, replace=False))
         assert step(x, y).item() == pytest.approx(loss(x, y).item(), rel=1e-12)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.testing import gradcheck, gradgradcheck
 
 torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
@@ -23,13 +23,13 @@ def arrays(seed, dtype, *shapes, offset=0.0):
 
 def compare(ours, theirs, values, dtype, tol, _=None):
     """Forward and gradients of ours(*Tensors) and theirs(*torch tensors)."""
-    xs = [None if v is None else Tensor(v, requires_grad=True) for v in values]
+    xs = [None if v is None else as_tensor(v, requires_grad=True) for v in values]
     ts = [None if v is None else torch.from_numpy(v.copy()).requires_grad_() for v in values]
     out, expected = ours(*xs), theirs(*ts)
     assert out.dtype == dtype and out.shape == tuple(expected.shape)
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=tol, atol=tol)
     g = np.random.default_rng(7).standard_normal(out.shape).astype(dtype)
-    out.backward(Tensor(g))
+    out.backward(as_tensor(g))
     expected.backward(torch.from_numpy(g))
     for x, t in zip(xs, ts, strict=True):
         if x is not None:
@@ -194,9 +194,9 @@ def test_inputs_need_not_be_contiguous_and_are_not_written_to():
     ):
         grads = []
         for a, b in ((x, g), (x.copy(), g.copy())):
-            t = Tensor(a, requires_grad=True)
+            t = as_tensor(a, requires_grad=True)
             y = f(t)
-            y.backward(Tensor(b))
+            y.backward(as_tensor(b))
             grads.append((y.detach(), t.grad))
         for a, b in zip(*grads, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
@@ -204,8 +204,8 @@ def test_inputs_need_not_be_contiguous_and_are_not_written_to():
 
 def test_an_empty_batch_gives_an_empty_output():
     x, w = (
-        Tensor(np.zeros((0, 4, 3), np.float32), requires_grad=True),
-        Tensor(np.ones(4, np.float32), requires_grad=True),
+        as_tensor(np.zeros((0, 4, 3), np.float32), requires_grad=True),
+        as_tensor(np.ones(4, np.float32), requires_grad=True),
     )
     for f in (lambda: ops.group_norm(x, 2, w, w), lambda: ops.layer_norm(x, 3), lambda: ops.rms_norm(x, (4, 3))):
         y = f()

@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minidl import ops
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import as_tensor
 from minidl.testing import gradcheck, gradgradcheck
 
 MAX = {n: getattr(ops, f"max_pool{n}d") for n in (1, 2, 3)}
@@ -48,7 +48,7 @@ def same_gradients(out, expected, x, t):
     import torch
 
     g = np.random.default_rng(5).standard_normal(out.shape).astype(out.dtype)
-    out.backward(Tensor(g))
+    out.backward(as_tensor(g))
     expected.backward(torch.from_numpy(g))
     np.testing.assert_allclose(x.grad, t.grad, rtol=1e-5, atol=1e-5)
 
@@ -58,8 +58,8 @@ def same_gradients(out, expected, x, t):
 def test_maximum_index_and_gradient_equal_pytorchs(config, dtype, seed, special):
     torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
     n, shape, params = config
-    x = Tensor(image(shape, dtype, seed, special), requires_grad=True)
-    t = torch.from_numpy(x.data.copy()).requires_grad_()
+    x = as_tensor(image(shape, dtype, seed, special), requires_grad=True)
+    t = torch.from_numpy(x.array.copy()).requires_grad_()
     out, index = MAX[n](x, **params, return_indices=True)
     expected, places = getattr(torch.nn.functional, f"max_pool{n}d")(t, **params, return_indices=True)
     assert out.dtype == dtype and index.dtype == np.int64
@@ -73,8 +73,8 @@ def test_maximum_index_and_gradient_equal_pytorchs(config, dtype, seed, special)
 def test_mean_and_gradient_equal_pytorchs(config, dtype, seed):
     torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
     n, shape, params = config
-    x = Tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype[0]), requires_grad=True)
-    t = torch.from_numpy(x.data.copy()).requires_grad_()
+    x = as_tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype[0]), requires_grad=True)
+    t = torch.from_numpy(x.array.copy()).requires_grad_()
     out, expected = AVG[n](x, **params), getattr(torch.nn.functional, f"avg_pool{n}d")(t, **params)
     assert out.dtype == dtype[0]
     np.testing.assert_allclose(out.detach(), expected.detach(), rtol=dtype[1], atol=dtype[1])
@@ -86,8 +86,8 @@ def test_mean_and_gradient_equal_pytorchs(config, dtype, seed):
 def test_adaptive_pooling_equals_pytorchs(data, n, seed, special):
     torch = pytest.importorskip("torch", reason="PyTorch is the independent implementation compared with")
     size, out_size = (data.draw(st.tuples(*[st.integers(1, 6)] * n)) for _ in range(2))
-    x = Tensor(image((2, 2, *size), np.float64, seed, special), requires_grad=True)
-    t = torch.from_numpy(x.data.copy()).requires_grad_()
+    x = as_tensor(image((2, 2, *size), np.float64, seed, special), requires_grad=True)
+    t = torch.from_numpy(x.array.copy()).requires_grad_()
     out, index = ADAPTIVE_MAX[n](x, out_size, return_indices=True)
     expected, places = getattr(torch.nn.functional, f"adaptive_max_pool{n}d")(t, out_size, return_indices=True)
     np.testing.assert_array_equal(out.detach(), expected.detach())
@@ -153,7 +153,7 @@ def test_inputs_need_not_be_contiguous_and_are_not_written_to():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_an_empty_batch_gives_an_empty_output(n):
-    x = Tensor(np.zeros((0, 2) + (5,) * n, np.float32), requires_grad=True)
+    x = as_tensor(np.zeros((0, 2) + (5,) * n, np.float32), requires_grad=True)
     for f, m in ((lambda x: MAX[n](x, 2, ceil_mode=True), 3), (lambda x: AVG[n](x, 2), 2)):
         out = f(x)
         assert out.shape == (0, 2) + (m,) * n

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidl import Generator, Tensor, ops
+from minidl import Generator, as_tensor, ops
 from minidl.random import philox_rounds
 
 # Known answers for Philox-4x32-10, from the file kat_vectors of the authors' Random123 library: counter, key, output.
@@ -58,7 +58,7 @@ def test_bits_are_fair_and_streams_differ():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_and_the_mean(p):
     x = np.ones((200, 300), np.float32)
-    y = np.asarray(ops.keyed_dropout(Tensor(x), p=p, key=7, offset=0))
+    y = np.asarray(ops.keyed_dropout(as_tensor(x), p=p, key=7, offset=0))
     assert abs((y == 0).mean() - p) < 0.01
     np.testing.assert_allclose(y[y != 0], 1 / (1 - p), rtol=1e-6)
 
@@ -71,9 +71,9 @@ def test_dropout_by_its_definition():
 
 
 def test_dropout_gradient_uses_the_same_mask():
-    x = Tensor(np.ones((20, 30)), requires_grad=True)
+    x = as_tensor(np.ones((20, 30)), requires_grad=True)
     y = ops.keyed_dropout(x, p=0.4, key=5, offset=11)
-    y.backward(Tensor(np.ones((20, 30))))
+    y.backward(as_tensor(np.ones((20, 30))))
     np.testing.assert_array_equal(x.grad, y.detach())
 
 

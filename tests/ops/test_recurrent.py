@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.testing import gradcheck, gradgradcheck
 
 T, N, WIDTH, H, P = 3, 3, 2, 3, 2
@@ -70,7 +70,7 @@ def test_lengths_are_what_each_sequence_alone_gives(kind, reverse):
 def test_dtype_is_kept_and_inputs_are_not_written_to(kind, dtype):
     f, arrays = case(kind, dtype=dtype)
     before = [a.copy() for a in arrays]
-    tensors = [Tensor(a, requires_grad=True) for a in arrays]
+    tensors = [as_tensor(a, requires_grad=True) for a in arrays]
     outs = f(*tensors, lengths=(3, 2, 1))
     assert all(o.dtype == dtype for o in outs)
     sum((o * o).sum() for o in outs).backward()
@@ -85,7 +85,7 @@ def test_dtype_is_kept_and_inputs_are_not_written_to(kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_size(kind, steps, batch):
     f, arrays = case(kind, steps=steps, batch=batch)
-    tensors = [Tensor(a, requires_grad=True) for a in arrays]
+    tensors = [as_tensor(a, requires_grad=True) for a in arrays]
     y, h, *_ = f(*tensors)
     assert y.shape[:2] == (steps, batch)
     np.testing.assert_array_equal(h.detach().numpy(), arrays[1])
@@ -104,7 +104,7 @@ def test_non_contiguous_inputs(kind):
 
 def test_saturated_gates_stay_finite():
     f, arrays = case("lstm")
-    tensors = [Tensor(a * 1e4, requires_grad=True) for a in arrays]
+    tensors = [as_tensor(a * 1e4, requires_grad=True) for a in arrays]
     y, _, c = f(*tensors)
     (y.sum() + c.sum()).backward()
     assert all(np.isfinite(t.grad.numpy()).all() for t in tensors)
@@ -120,8 +120,8 @@ def test_jax_arrays(kind):
     except BackendError as error:
         pytest.skip(str(error))
     f, arrays = case(kind, dtype=np.float32)
-    host = [Tensor(a, requires_grad=True) for a in arrays]
-    device = [Tensor(jax.numpy.asarray(a), requires_grad=True) for a in arrays]
+    host = [as_tensor(a, requires_grad=True) for a in arrays]
+    device = [as_tensor(jax.numpy.asarray(a), requires_grad=True) for a in arrays]
     for ts in (host, device):
         y, h, *_ = f(*ts, lengths=(3, 1, 2))
         (y.sum() + (h * h).sum()).backward()

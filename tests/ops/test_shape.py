@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.testing.samples import strided
 
 shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=3)
@@ -19,11 +19,11 @@ def numbers(shape, seed=0):
 def check(f, expected, *arrays):
     """The value, and the gradient: these are linear maps, so <f(x), g> = <x, f^T(g)> for any g."""
     for variant in (arrays, tuple(strided(a) if a.ndim else a for a in arrays)):
-        xs = [Tensor(a, requires_grad=True) for a in variant]
+        xs = [as_tensor(a, requires_grad=True) for a in variant]
         y = f(*xs)
         np.testing.assert_array_equal(y.detach(), expected)
         g = numbers(y.shape, 1)
-        y.backward(Tensor(g))
+        y.backward(as_tensor(g))
         total = sum((a * np.asarray(x.grad)).sum() for a, x in zip(arrays, xs))
         np.testing.assert_allclose(total, (np.asarray(y.detach()) * g).sum(), rtol=1e-9, atol=1e-9)
         assert all(x.grad.shape == x.shape for x in xs)
@@ -65,10 +65,10 @@ def test_squeeze_unsqueeze_flatten(shape, data):
 
 
 def test_squeeze_keeps_longer_axes_and_flatten_of_a_scalar():
-    assert ops.squeeze(Tensor(numbers((2, 1, 3))), 0).shape == (2, 1, 3)
-    assert ops.squeeze(Tensor(numbers((1, 1, 3))), (0, 1)).shape == (3,)
-    assert ops.flatten(Tensor(3.0)).shape == (1,)
-    assert ops.squeeze(Tensor(3.0)).shape == ()
+    assert ops.squeeze(as_tensor(numbers((2, 1, 3))), 0).shape == (2, 1, 3)
+    assert ops.squeeze(as_tensor(numbers((1, 1, 3))), (0, 1)).shape == (3,)
+    assert ops.flatten(as_tensor(3.0)).shape == (1,)
+    assert ops.squeeze(as_tensor(3.0)).shape == ()
 
 
 @given(pair=hnp.mutually_broadcastable_shapes(num_shapes=1, base_shape=(2, 3, 2), max_dims=3))
@@ -79,7 +79,7 @@ def test_expand(pair):
 
 
 def test_expand_keeps_with_minus_one():
-    assert ops.expand(Tensor(numbers((2, 1))), (4, -1, 3)).shape == (4, 2, 3)
+    assert ops.expand(as_tensor(numbers((2, 1))), (4, -1, 3)).shape == (4, 2, 3)
 
 
 @given(shape=shapes, lengths=st.lists(st.integers(0, 3), min_size=1, max_size=3), data=st.data())
@@ -98,13 +98,13 @@ def test_concat_and_split(shape, lengths, data):
 
 def test_split_by_size_and_chunk():
     x = numbers((7, 2))
-    assert [p.shape[0] for p in ops.split(Tensor(x), 3)] == [3, 3, 1]
-    assert [p.shape[0] for p in ops.chunk(Tensor(x), 3)] == [3, 3, 1]
-    assert [p.shape[0] for p in Tensor(x).chunk(7)] == [1] * 7
-    np.testing.assert_array_equal(ops.concat(ops.split(Tensor(x), [0, 5, 2])), x)
-    pieces = ops.split(Tensor(x, requires_grad=True), np.int64(3))
+    assert [p.shape[0] for p in ops.split(as_tensor(x), 3)] == [3, 3, 1]
+    assert [p.shape[0] for p in ops.chunk(as_tensor(x), 3)] == [3, 3, 1]
+    assert [p.shape[0] for p in as_tensor(x).chunk(7)] == [1] * 7
+    np.testing.assert_array_equal(ops.concat(ops.split(as_tensor(x), [0, 5, 2])), x)
+    pieces = ops.split(as_tensor(x, requires_grad=True), np.int64(3))
     assert len({p.grad_fn for p in pieces}) == 1, "one node, whose gradient is one concat"
-    assert all(np.shares_memory(p.data, x) for p in pieces)
+    assert all(np.shares_memory(p.array, x) for p in pieces)
 
 
 @given(shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3), count=st.integers(1, 3), data=st.data())
@@ -149,10 +149,13 @@ def test_flip_and_roll(shape, data):
 
 
 @given(shape=shapes, data=st.data())
-def test_repeat_and_tile(shape, data):
+def test_repeat_interleave_and_tile(shape, data):
     x = numbers(shape)
     axis, n = data.draw(st.integers(-x.ndim, x.ndim - 1)), data.draw(st.integers(1, 3))
-    check(lambda t: ops.repeat(t, n, axis), np.repeat(x, n, axis), x)
+    check(lambda t: ops.repeat_interleave(t, n, axis), np.repeat(x, n, axis), x)
+    each = data.draw(st.lists(st.integers(0, 3), min_size=x.shape[axis], max_size=x.shape[axis]))
+    check(lambda t: ops.repeat_interleave(t, each, axis), np.repeat(x, each, axis), x)
+    check(lambda t: ops.repeat_interleave(t, n), np.repeat(x, n), x)
     reps = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=x.ndim + 1))
     check(lambda t: ops.tile(t, reps), np.tile(x, reps), x)
 
@@ -169,9 +172,9 @@ def test_narrow(shape, data):
 
 
 def test_reshapes_of_contiguous_memory_are_views():
-    x = Tensor(numbers((2, 3)))
+    x = as_tensor(numbers((2, 3)))
     for y in (x.reshape(6), x.T, x.unsqueeze(0), x[0], x[:, 1:], x.flatten(), ops.narrow(x, 0, 0, 1)):
-        assert np.shares_memory(x.data, y.data)
+        assert np.shares_memory(x.array, y.array)
 
 
 @pytest.mark.parametrize("axis", [2, -3])
@@ -186,14 +189,14 @@ def test_reshapes_of_contiguous_memory_are_views():
         lambda x, a: ops.narrow(x, a, 0, 1),
         lambda x, a: ops.squeeze(x, a),
         lambda x, a: ops.flatten(x, a),
-        lambda x, a: ops.repeat(x, 2, a),
+        lambda x, a: ops.repeat_interleave(x, 2, a),
         lambda x, a: ops.unbind(x, axis=a),
         lambda x, a: ops.unsqueeze(x, a + (1 if a > 0 else -1)),
     ],
 )
 def test_an_axis_out_of_range_is_refused(f, axis):
     with pytest.raises((ValueError, IndexError)):
-        f(Tensor(numbers((2, 3))), axis)
+        f(as_tensor(numbers((2, 3))), axis)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +208,11 @@ def test_an_axis_out_of_range_is_refused(f, axis):
         lambda x: ops.narrow(x, 0, 1, 5),
         lambda x: ops.narrow(x, 0, -1, 1),
         lambda x: ops.chunk(x, 0),
-        lambda x: ops.repeat(x, -1, 0),
+        lambda x: ops.repeat_interleave(x, -1, 0),
+        lambda x: ops.repeat_interleave(x, [1, -1], 0),
+        lambda x: ops.repeat_interleave(x, [1, 2, 3], 0),
     ],
 )
 def test_bad_sizes_are_refused(f):
     with pytest.raises(ValueError):
-        f(Tensor(numbers((2, 3))))
+        f(as_tensor(numbers((2, 3))))

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn, optim
+from minidl import as_tensor, nn, optim
 
 
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(np.ones((2, 2), np.float32))
-        self.register_buffer("running", Tensor(np.ones(2, np.float32)))
-        self.register_buffer("count", Tensor(np.array(0)))
+        self.register_buffer("running", as_tensor(np.ones(2, np.float32)))
+        self.register_buffer("count", as_tensor(np.array(0)))
 
 
 def change(model, i):
@@ -24,14 +24,14 @@ def change(model, i):
 @pytest.mark.parametrize("warmup", [False, True])
 def test_formula(dtype, warmup):
     rng = np.random.default_rng(0)
-    p = Tensor(rng.normal(size=(3, 2)).astype(dtype), requires_grad=True)
-    expected = p.data.astype(np.float64)
+    p = as_tensor(rng.normal(size=(3, 2)).astype(dtype), requires_grad=True)
+    expected = p.array.astype(np.float64)
     ema = optim.ExponentialMovingAverage([p], decay=0.9, warmup=warmup)
     for n in range(1, 101):
         p.assign_(rng.normal(size=(3, 2)).astype(dtype))
         ema.update()
         decay = min(0.9, (1 + n) / (10 + n)) if warmup else 0.9
-        expected = decay * expected + (1 - decay) * p.data
+        expected = decay * expected + (1 - decay) * p.array
     found = ema.shadow["0"]
     assert found.dtype == dtype
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-14)
@@ -44,16 +44,16 @@ def test_module_and_swap(buffers):
     assert set(ema.shadow) == ({"weight", "running", "count"} if buffers else {"weight"})
     change(model, 3)
     ema.update()
-    memory = model.weight.data
+    memory = model.weight.array
     with ema.average_parameters():
-        np.testing.assert_array_equal(model.weight.data, 2)
-        np.testing.assert_array_equal(model.running.data, 15.5 if buffers else 30)
+        np.testing.assert_array_equal(model.weight.array, 2)
+        np.testing.assert_array_equal(model.running.array, 15.5 if buffers else 30)
         assert model.count.item() == 3
-    np.testing.assert_array_equal(model.weight.data, 3)
-    np.testing.assert_array_equal(model.running.data, 30)
-    assert model.weight.data is memory
+    np.testing.assert_array_equal(model.weight.array, 3)
+    np.testing.assert_array_equal(model.running.array, 30)
+    assert model.weight.array is memory
     ema.copy_to()
-    np.testing.assert_array_equal(model.weight.data, 2)
+    np.testing.assert_array_equal(model.weight.array, 2)
 
 
 def test_weights_come_back_after_an_error():
@@ -61,9 +61,9 @@ def test_weights_come_back_after_an_error():
     ema = optim.ExponentialMovingAverage(model, decay=0.5)
     change(model, 3)
     with pytest.raises(ZeroDivisionError), ema.average_parameters():
-        np.testing.assert_array_equal(model.weight.data, 1)
+        np.testing.assert_array_equal(model.weight.array, 1)
         raise ZeroDivisionError
-    np.testing.assert_array_equal(model.weight.data, 3)
+    np.testing.assert_array_equal(model.weight.array, 3)
 
 
 def test_resume_is_exact():

@@ -5,25 +5,25 @@ import json
 import numpy as np
 import pytest
 
-from minidl import Tensor, ops, optim
+from minidl import as_tensor, ops, optim
 from minidl.optim import GradScaler
 
 
 def parameter(values, grad=None):
-    p = Tensor(np.asarray(values, np.float32), requires_grad=True)
+    p = as_tensor(np.asarray(values, np.float32), requires_grad=True)
     if grad is not None:
-        p.grad = Tensor(np.asarray(grad, np.float32))
+        p.grad = as_tensor(np.asarray(grad, np.float32))
     return p
 
 
 def test_scale_multiplies_and_widens():
     scaler = GradScaler(init_scale=2.0**16)
-    loss = Tensor(np.float16(3.0))
+    loss = as_tensor(np.float16(3.0))
     assert scaler.scale(loss).item() == 3 * 2**16  # in float16 it would be infinite
     assert scaler.scale(loss).dtype == np.float32
-    one, (two,) = scaler.scale([Tensor(1.0), (Tensor(2.0),)])
+    one, (two,) = scaler.scale([as_tensor(1.0), (as_tensor(2.0),)])
     assert (one.item(), two.item()) == (2**16, 2**17)
-    assert scaler.scale(Tensor(np.float64(1.0))).dtype == np.float64
+    assert scaler.scale(as_tensor(np.float64(1.0))).dtype == np.float64
     with pytest.raises(TypeError, match="expected a Tensor or a list of them, got float"):
         scaler.scale(1.0)
 
@@ -35,7 +35,7 @@ def test_unscale_then_step():
     scaler.unscale_(optimizer)
     np.testing.assert_array_equal(p.grad.numpy(), [1, 2])
     scaler.step(optimizer)  # not divided again
-    np.testing.assert_array_equal(p.data, [0, 0])
+    np.testing.assert_array_equal(p.array, [0, 0])
     scaler.update()
     assert scaler.get_scale() == 8
 
@@ -54,7 +54,7 @@ def test_a_step_with_a_bad_gradient_is_skipped(bad):
     optimizer = optim.AdamW([p, q], lr=0.1)
     scaler = GradScaler(init_scale=4.0, growth_interval=2)
     assert scaler.step(optimizer) is None
-    np.testing.assert_array_equal(p.data, [1, 2])
+    np.testing.assert_array_equal(p.array, [1, 2])
     assert not optimizer.state
     scaler.update()
     assert scaler.get_scale() == 2
@@ -64,7 +64,7 @@ def test_a_step_with_a_bad_gradient_is_skipped(bad):
     scaler.step(optimizer)
     scaler.step(good)
     scaler.update()
-    np.testing.assert_array_equal(p.data, [1, 2])
+    np.testing.assert_array_equal(p.array, [1, 2])
     assert r.item() == 5 - 4 / 2
     assert scaler.get_scale() == 1
 
@@ -75,7 +75,7 @@ def test_growth():
     scaler = GradScaler(init_scale=4.0, growth_factor=3.0, growth_interval=3)
     scales = []
     for step in range(8):
-        p.grad = Tensor(np.array([np.inf if step == 1 else 1.0], np.float32))
+        p.grad = as_tensor(np.array([np.inf if step == 1 else 1.0], np.float32))
         scaler.step(optimizer)
         scaler.update()
         scales.append(scaler.get_scale())
@@ -100,7 +100,7 @@ def test_set_by_hand():
 
 def test_a_gradient_that_two_parameters_share_is_divided_once():
     p, q = parameter([0.0]), parameter([0.0])
-    p.grad = q.grad = Tensor(np.array([8.0], np.float32))
+    p.grad = q.grad = as_tensor(np.array([8.0], np.float32))
     scaler = GradScaler(init_scale=8.0)
     scaler.step(optim.SGD([p, q], lr=1.0))
     assert p.item() == q.item() == -1
@@ -125,8 +125,8 @@ def test_calls_out_of_order():
 
 
 def test_float16_gradients_are_refused():
-    p = Tensor(np.ones(2, np.float16), requires_grad=True)
-    p.grad = Tensor(np.ones(2, np.float16))
+    p = as_tensor(np.ones(2, np.float16), requires_grad=True)
+    p.grad = as_tensor(np.ones(2, np.float16))
     with pytest.raises(ValueError, match=r"shape \(2,\) has a gradient in float16"):
         GradScaler().step(optim.SGD([p], lr=1.0))
 
@@ -148,7 +148,7 @@ def test_options(options, message):
 def test_disabled():
     p = parameter([1.0], [np.inf])
     scaler = GradScaler(enabled=False)
-    loss = Tensor(2.0)
+    loss = as_tensor(2.0)
     assert scaler.scale(loss) is loss
     scaler.unscale_(None)
     scaler.step(optim.SGD([p], lr=1.0))
@@ -193,12 +193,15 @@ def test_as_pytorch():
         g = rng.normal(size=2).astype(np.float32)
         if rng.random() < 0.2:
             g[0] = np.inf
-        ours.grad, theirs.grad = Tensor(g * np.float32(scaler.get_scale())), torch.tensor(g * torch_scaler.get_scale())
+        ours.grad, theirs.grad = (
+            as_tensor(g * np.float32(scaler.get_scale())),
+            torch.tensor(g * torch_scaler.get_scale()),
+        )
         scaler.step(optimizer)
         torch_scaler.step(torch_optimizer)
         scaler.update()
         torch_scaler.update()
-        np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=1e-5)
+        np.testing.assert_allclose(ours.array, theirs.detach().numpy(), rtol=1e-5)
         assert scaler.state_dict() == torch_scaler.state_dict()
     loaded = GradScaler()
     loaded.load_state_dict(torch_scaler.state_dict())
@@ -216,16 +219,16 @@ def train(scaler, x, y, steps=60):
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-    return weight.data
+    return weight.array
 
 
 def test_float16_training_needs_it():
     rng = np.random.default_rng(0)
     true = np.array([[1.0, -0.5, 0.25, 2.0]], np.float32)
     x = rng.normal(size=(64, 4)).astype(np.float32)
-    y = Tensor(x @ true.T)
-    without = train(GradScaler(enabled=False), Tensor(x), y)
+    y = as_tensor(x @ true.T)
+    without = train(GradScaler(enabled=False), as_tensor(x), y)
     scaler = GradScaler(init_scale=2.0**24, growth_interval=10)
-    found = train(scaler, Tensor(x), y)
+    found = train(scaler, as_tensor(x), y)
     assert np.abs(without - true).max() > 0.1
     np.testing.assert_allclose(found, true, atol=0.01)

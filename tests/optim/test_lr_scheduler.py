@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from minidl import Tensor, optim
+from minidl import as_tensor, optim
 from minidl.optim import lr_scheduler as ours
 
 STEPS = 60
@@ -42,7 +42,7 @@ IDS = [f"{i}-{name}" for i, (name, _) in enumerate(CASES)]
 
 
 def our_optimizer(kind="SGD"):
-    a, b = (Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    a, b = (as_tensor(np.ones(2), requires_grad=True) for _ in range(2))
     options = {"momentum": 0.9} if kind == "SGD" else {}
     return getattr(optim, kind)([{"params": [a]}, {"params": [b], "lr": 0.05}], lr=0.4, **options)
 
@@ -222,7 +222,7 @@ def test_reduce_on_plateau_resumes_and_takes_tensors():
     whole, resumed = our_optimizer(), our_optimizer()
     schedule = ours.ReduceLROnPlateau(whole, patience=1, cooldown=2)
     for m in metrics()[:17]:
-        schedule.step(Tensor(m))
+        schedule.step(as_tensor(m))
     again = ours.ReduceLROnPlateau(resumed, patience=1, cooldown=2)
     again.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
     resumed.load_state_dict(whole.state_dict())
@@ -271,7 +271,7 @@ def test_a_group_added_later_joins():
     optimizer = our_optimizer()
     schedule = ours.ExponentialLR(optimizer, 0.5)
     schedule.step()
-    optimizer.add_param_group({"params": [Tensor(np.ones(1), requires_grad=True)], "lr": 1.0})
+    optimizer.add_param_group({"params": [as_tensor(np.ones(1), requires_grad=True)], "lr": 1.0})
     schedule.step()
     np.testing.assert_allclose(schedule.get_last_lr(), [0.1, 0.0125, 0.5])
 

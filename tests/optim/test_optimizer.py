@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, nn, optim
+from minidl import as_tensor, nn, optim
 from minidl.core.registry import kernel, unregister_kernel
 
 ALL = {
@@ -36,13 +36,13 @@ def make(case, params, **options):
 
 def weights(*shapes, dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
-    return [Tensor(rng.normal(size=s).astype(dtype), requires_grad=True) for s in shapes]
+    return [as_tensor(rng.normal(size=s).astype(dtype), requires_grad=True) for s in shapes]
 
 
 def give_gradients(params, seed):
     rng = np.random.default_rng(seed)
     for p in params:
-        p.grad = Tensor(rng.normal(size=p.shape).astype(p.dtype))
+        p.grad = as_tensor(rng.normal(size=p.shape).astype(p.dtype))
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -50,7 +50,7 @@ def test_least_squares_gets_solved(case):
     rng = np.random.default_rng(1)
     x, true = rng.normal(size=(64, 4)), rng.normal(size=(4, 2))
     y = x @ true
-    w = Tensor(np.ones((4, 2)), requires_grad=True)
+    w = as_tensor(np.ones((4, 2)), requires_grad=True)
     optimizer = make(case, [w])
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=300)
 
@@ -78,7 +78,7 @@ def test_resume_is_bit_for_bit(case):
     arrays, rest = optim.split_arrays(optimizer.state_dict())
     assert all(type(a) is np.ndarray for a in arrays.values())
     rest = json.loads(json.dumps(rest))
-    again = [Tensor(p.data.copy(), requires_grad=True) for p in params]
+    again = [as_tensor(p.array.copy(), requires_grad=True) for p in params]
     resumed = make(case, [{"params": again[:1]}, {"params": again[1:]}])
     resumed.load_state_dict(optim.join_arrays(arrays, rest))
     assert resumed.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
@@ -88,7 +88,7 @@ def test_resume_is_bit_for_bit(case):
             give_gradients(group, i)
             o.step()
     for p, q in zip(params, again):
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -104,7 +104,7 @@ def test_float32_stays_float32_also_with_array_scalars(case):
             by_array.state[same[0]]["step"] = np.array(1)
     for state in (by_number.state[params[0]], by_array.state[same[0]]):
         assert all(a.dtype == np.float32 for n, a in state.items() if n != "step")
-    np.testing.assert_allclose(same[0].data, params[0].data, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(same[0].array, params[0].array, rtol=1e-5, atol=1e-6)
     assert by_array.state_dict()["state"][0]["step"] == 8
 
 
@@ -118,17 +118,17 @@ def test_scalars_and_empty_parameters(case, shape):
         optimizer.step()
     assert p.shape == shape
     assert p.dtype == np.float32
-    assert np.isfinite(p.data).all()
+    assert np.isfinite(p.array).all()
     assert all(np.shape(a) in (shape, ()) for a in optimizer.state[p].values())
     optimizer.load_state_dict(optimizer.state_dict())
 
 
 def test_the_update_happens_in_the_parameters_memory():
     array = np.ones((2, 3), np.float32)
-    p = Tensor(array, requires_grad=True)
+    p = as_tensor(array, requires_grad=True)
     alias = p.detach()
     product = (p * p).sum()
-    p.grad = Tensor(np.ones((2, 3), np.float32))
+    p.grad = as_tensor(np.ones((2, 3), np.float32))
     optim.SGD([p], lr=0.5).step()
     np.testing.assert_array_equal(array, 0.5)
     np.testing.assert_array_equal(alias.numpy(), 0.5)
@@ -138,8 +138,8 @@ def test_the_update_happens_in_the_parameters_memory():
 
 def test_noncontiguous_parameter():
     base = np.ones((3, 2), np.float32)
-    p = Tensor(base.T, requires_grad=True)
-    p.grad = Tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    p = as_tensor(base.T, requires_grad=True)
+    p.grad = as_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
     optim.SGD([p], lr=1.0).step()
     np.testing.assert_array_equal(base, 1 - np.arange(6).reshape(2, 3).T)
 
@@ -152,22 +152,22 @@ def test_a_kernel_may_update_in_place():
 
     try:
         (p,) = weights((2, 2))
-        before, version = p.data.copy(), p.version
-        p.grad = Tensor(np.ones((2, 2), np.float32))
+        before, version = p.array.copy(), p.version
+        p.grad = as_tensor(np.ones((2, 2), np.float32))
         optim.SGD([p], lr=0.5).step()
     finally:
         unregister_kernel(in_place)
-    np.testing.assert_array_equal(p.data, before - np.float32(0.5))
+    np.testing.assert_array_equal(p.array, before - np.float32(0.5))
     assert p.version > version
 
 
 def test_parameters_without_gradient_are_skipped():
     a, b = weights((2,), (2,))
-    frozen = b.data.copy()
+    frozen = b.array.copy()
     optimizer = optim.Adam([a, b], weight_decay=0.1)
     give_gradients([a], 0)
     optimizer.step()
-    np.testing.assert_array_equal(b.data, frozen)
+    np.testing.assert_array_equal(b.array, frozen)
     assert b not in optimizer.state
     assert list(optimizer.state_dict()["state"]) == [0]
 
@@ -177,7 +177,7 @@ def test_zero_grad():
     optimizer = optim.SGD([p])
     give_gradients([p], 0)
     optimizer.zero_grad(set_to_none=False)
-    np.testing.assert_array_equal(p.grad.data, 0)
+    np.testing.assert_array_equal(p.grad.array, 0)
     optimizer.zero_grad()
     assert p.grad is None
 
@@ -192,11 +192,11 @@ def test_closure_runs_with_gradients_on():
         loss.backward()
         return loss
 
-    before = (p.data**2).sum()
+    before = (p.array**2).sum()
     with minidl.no_grad():
         loss = optimizer.step(closure)
     assert loss.item() == pytest.approx(before)
-    assert (p.data**2).sum() < before
+    assert (p.array**2).sum() < before
 
 
 def test_groups_options_and_names():
@@ -223,7 +223,7 @@ def test_an_option_switched_on_later_gets_its_state():
         optimizer.param_groups[0]["momentum"] = momentum
         give_gradients([p], 0)
         optimizer.step()
-    np.testing.assert_array_equal(optimizer.state[p]["momentum_buffer"], p.grad.data)
+    np.testing.assert_array_equal(optimizer.state[p]["momentum_buffer"], p.grad.array)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_an_option_switched_on_later_gets_its_state():
         (lambda p: [{"params": [p]}, {"params": [p]}], ValueError, "twice"),
         (lambda p: [p * 2], ValueError, "not a leaf: it was made by mul"),
         (lambda p: [np.ones(2)], TypeError, "ndarray"),
-        (lambda p: [Tensor(np.ones(2, np.int64))], TypeError, "int64"),
+        (lambda p: [as_tensor(np.ones(2, np.int64))], TypeError, "int64"),
         (lambda p: [{"params": {p}}], TypeError, "set"),
         (lambda p: [{"lr": 0.1}], TypeError, "'params'"),
         (lambda p: [{"params": [p], "lr": -1.0}], ValueError, "lr must be at least 0, got -1.0"),
@@ -325,7 +325,7 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing():
 def test_pytorchs_state_loads(case):
     torch = pytest.importorskip("torch", reason="loads a state_dict of PyTorch's")
     (p,) = weights((3, 2), dtype=np.float64)
-    q = torch.tensor(p.data.copy(), requires_grad=True)
+    q = torch.tensor(p.array.copy(), requires_grad=True)
     name = case.split()[0]
     theirs = getattr(torch.optim, name)([q], **ALL[case])
     mine = make(case, [p], lr=0.5)
@@ -334,16 +334,16 @@ def test_pytorchs_state_loads(case):
             mine.load_state_dict(theirs.state_dict())
             p.assign_(q.detach().numpy())
         give_gradients([p], i)
-        q.grad = torch.tensor(p.grad.data)
+        q.grad = torch.tensor(p.grad.array)
         theirs.step()
         if i >= 4:
             mine.step()
     # NAdam's running product is a float32 scalar in PyTorch
-    np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-6 if name == "NAdam" else 1e-12)
+    np.testing.assert_allclose(p.array, q.detach().numpy(), rtol=1e-6 if name == "NAdam" else 1e-12)
 
 
 def test_split_arrays_refuses_what_it_cannot_write():
-    arrays, rest = optim.split_arrays({"a": [1, (np.float32(2), None)], "b": {3: np.arange(2)}, "t": Tensor([1.0])})
+    arrays, rest = optim.split_arrays({"a": [1, (np.float32(2), None)], "b": {3: np.arange(2)}, "t": as_tensor([1.0])})
     assert rest == {"a": [1, [2.0, None]], "b": {"3": {"$array": "b.3"}}, "t": {"$array": "t"}}
     assert sorted(arrays) == ["b.3", "t"]
     with pytest.raises(TypeError, match=r"x\.0 is a object"):
@@ -367,7 +367,7 @@ def test_a_captured_step_follows_a_switch_that_changes_the_state():
             return loss
 
         step = minidl.jit(step) if compiled else step
-        x = Tensor(np.ones((4, 3), np.float32))
+        x = as_tensor(np.ones((4, 3), np.float32))
         for i in range(6):
             optimizer.param_groups[0]["amsgrad"] = i >= 3
             step(x)

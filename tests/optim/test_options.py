@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from minidl import Tensor, optim
+from minidl import as_tensor, optim
 from minidl.ops.optimizer import sgd_update
 from minidl.optim.optimizer import Rule
 from minidl.optim.options import option
@@ -15,7 +15,7 @@ PYTORCHS = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "
 
 
 def weight():
-    return Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    return as_tensor(np.ones((2, 2), np.float32), requires_grad=True)
 
 
 @pytest.mark.parametrize("name", PYTORCHS)
@@ -119,6 +119,6 @@ def test_an_optimizer_may_write_its_own_constructor():
     for make in (lambda p: Own([p], 0.5), lambda p: Half([p])):
         p = weight()
         optimizer = make(p)
-        p.grad = Tensor(np.ones((2, 2), np.float32))
+        p.grad = as_tensor(np.ones((2, 2), np.float32))
         optimizer.step()
-        np.testing.assert_array_equal(p.data, 0.5)
+        np.testing.assert_array_equal(p.array, 0.5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, optim
+from minidl import as_tensor, optim
 
 
 def run(make, dtype, steps=100, shape=(5, 3)):
@@ -11,13 +11,13 @@ def run(make, dtype, steps=100, shape=(5, 3)):
     rng = np.random.default_rng(5)
     start = rng.normal(size=shape)
     gradients = rng.normal(size=(steps, *shape)) + 0.3
-    p = Tensor(start.astype(dtype), requires_grad=True)
+    p = as_tensor(start.astype(dtype), requires_grad=True)
     optimizer = make([p])
     for g in gradients:
-        p.grad = Tensor(g.astype(dtype))
+        p.grad = as_tensor(g.astype(dtype))
         optimizer.step()
     assert p.dtype == dtype
-    return p.data, start, gradients
+    return p.array, start, gradients
 
 
 def lamb(w, gradients, lr, b1, b2, eps, decay, adapt):
@@ -85,25 +85,25 @@ def test_lion(dtype, decay):
 
 @pytest.mark.parametrize("make", [optim.LAMB, optim.LARS])
 def test_zero_norms_give_a_plain_step(make):
-    p = Tensor(np.zeros((3, 2)), requires_grad=True)
+    p = as_tensor(np.zeros((3, 2)), requires_grad=True)
     optimizer = make([p], lr=0.1)
-    p.grad = Tensor(np.zeros((3, 2)))
+    p.grad = as_tensor(np.zeros((3, 2)))
     optimizer.step()
-    np.testing.assert_array_equal(p.data, 0)
-    p.grad = Tensor(np.ones((3, 2)))
+    np.testing.assert_array_equal(p.array, 0)
+    p.grad = as_tensor(np.ones((3, 2)))
     optimizer.step()
-    assert np.isfinite(p.data).all()
-    assert (p.data < 0).all()
+    assert np.isfinite(p.array).all()
+    assert (p.array < 0).all()
 
 
 @pytest.mark.parametrize("make", [optim.LAMB, optim.LARS, optim.Lion])
 def test_maximize_is_descent_on_the_negated_gradient(make):
-    up, down = (Tensor(np.full((2, 2), 0.5), requires_grad=True) for _ in range(2))
+    up, down = (as_tensor(np.full((2, 2), 0.5), requires_grad=True) for _ in range(2))
     maximizer, minimizer = make([up], maximize=True, weight_decay=0.1), make([down], weight_decay=0.1)
     rng = np.random.default_rng(0)
     for _ in range(5):
         g = rng.normal(size=(2, 2))
-        up.grad, down.grad = Tensor(g), Tensor(-g)
+        up.grad, down.grad = as_tensor(g), as_tensor(-g)
         maximizer.step()
         minimizer.step()
-    np.testing.assert_array_equal(up.data, down.data)
+    np.testing.assert_array_equal(up.array, down.array)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import Tensor, ops, optim
+from minidl import as_tensor, ops, optim
 
 torch = pytest.importorskip("torch", reason="trajectories are compared with PyTorch's")
 
@@ -47,7 +47,7 @@ def problem(dtype):
 
 def ours(make, dtype, steps=STEPS):
     x, y, weights = problem(dtype)
-    params = [Tensor(w.copy(), requires_grad=True) for w in weights]
+    params = [as_tensor(w.copy(), requires_grad=True) for w in weights]
     optimizer = make(params)
     sign = -1 if optimizer.defaults.get("maximize") else 1
     for _ in range(steps):
@@ -55,7 +55,7 @@ def ours(make, dtype, steps=STEPS):
         w1, b1, w2, b2 = params
         (sign * ops.mean(ops.square(ops.tanh(x @ w1 + b1) @ w2 + b2 - y))).backward()
         optimizer.step()
-    return [p.data for p in params]
+    return [p.array for p in params]
 
 
 def theirs(make, dtype, steps=STEPS):
@@ -104,7 +104,7 @@ def test_trajectory_equals_pytorch(name, options, dtype, torch_default_dtype):
 def test_defaults_are_pytorchs(name):
     q = torch.zeros(2, 2, requires_grad=True)
     defaults = getattr(torch.optim, name)([q]).defaults
-    mine = getattr(optim, name)([Tensor(np.zeros((2, 2), np.float32), requires_grad=True)]).defaults
+    mine = getattr(optim, name)([as_tensor(np.zeros((2, 2), np.float32), requires_grad=True)]).defaults
     assert mine == {k: defaults[k] for k in mine}
 
 
@@ -132,12 +132,12 @@ def muon_trajectory(module, options, dtype, steps):
     rng = np.random.default_rng(3)
     arrays = [rng.normal(size=s).astype(dtype) for s in [(12, 5), (4, 9), (6, 6)]]
     on_torch = module is torch
-    params = [torch.tensor(a, requires_grad=True) if on_torch else Tensor(a, requires_grad=True) for a in arrays]
+    params = [torch.tensor(a, requires_grad=True) if on_torch else as_tensor(a, requires_grad=True) for a in arrays]
     optimizer = module.optim.Muon(params, **options) if on_torch else module.Muon(params, **options)
     for _ in range(steps):
         for p in params:
             g = rng.normal(size=tuple(p.shape)).astype(dtype)
-            p.grad = torch.tensor(g) if on_torch else Tensor(g)
+            p.grad = torch.tensor(g) if on_torch else as_tensor(g)
         optimizer.step()
     return [p.detach().numpy() for p in params]
 

@@ -17,7 +17,7 @@ def train(backend: str) -> list[float]:
         losses = []
         for _ in range(100):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(minidl.Tensor(x)), minidl.Tensor(y))
+            loss = nn.functional.cross_entropy(model(minidl.as_tensor(x)), minidl.as_tensor(y))
             loss.backward()
             optimizer.step()
             losses.append(loss.item())

@@ -17,7 +17,7 @@ class Net(nn.Module):
     def forward(self, x):
         h = ops.maximum(self.fc1(x), 0)
         if self.training and self.p:
-            key, offset = minidl.random.default_generator().reserve(h.size)
+            key, offset = minidl.random.default_generator().reserve(h.numel())
             h = ops.keyed_dropout(h, p=self.p, key=key, offset=offset)
         return self.fc2(h)
 

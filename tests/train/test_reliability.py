@@ -53,7 +53,7 @@ def at(step, do):
 
 
 def poison(trainer):
-    trainer.model.fc1.weight.data[0, 0] = np.nan
+    trainer.model.fc1.weight.array[0, 0] = np.nan
 
 
 @pytest.mark.parametrize("when", ["last step of an epoch", "a step with a checkpoint"])

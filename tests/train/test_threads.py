@@ -58,7 +58,7 @@ def train(task, backend, jit, meet):
         while len(losses) < STEPS:
             for x, y in batches:
                 meet()
-                losses.append(run(minidl.Tensor(x), minidl.Tensor(y)).item())
+                losses.append(run(minidl.as_tensor(x), minidl.as_tensor(y)).item())
         assert minidl.get_backend().name == backend
         return [np.array(losses), *(a.numpy() for a in model.state_dict().values())]
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from minidl import nn
-from minidl.core.tensor import Tensor, as_tensor
+from minidl.core.tensor import as_tensor
 from minidl.interop.onnx.graph import Graph, Reader
 from minidl.interop.onnx.values import as_output, is_tensor_dtype
 
@@ -43,7 +43,7 @@ class OnnxModel(nn.Module):
             if role == {"value"} and array.ndim:
                 owner.register_parameter(attribute, nn.Parameter(_own(array)))
             else:
-                owner.register_buffer(attribute, Tensor(_own(array)))
+                owner.register_buffer(attribute, as_tensor(_own(array)))
             self._weights.append((name, owner, attribute))
             del constants[name]
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from minidl.core.tensor import Tensor
+from minidl.core.tensor import Tensor, as_tensor
 
 
 def host(value: Any) -> Any:
@@ -46,7 +46,7 @@ def as_output(value: Any) -> Any:
     if isinstance(value, list):
         return [as_output(v) for v in value]
     if isinstance(value, (np.ndarray, np.generic)) and is_tensor_dtype(value.dtype):
-        return Tensor(np.asarray(value))
+        return as_tensor(np.asarray(value))
     return value
 
 

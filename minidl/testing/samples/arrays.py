@@ -127,7 +127,7 @@ def _getitem(rng: np.random.Generator) -> Iterator[Sample]:
         yield (strided(rng.normal(size=shape)), *arrays), {"index": template}
 
 
-@samples("index_add")
+@samples("getitem_grad")
 def _index_add(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, template, arrays in _indices():
         g = np.asarray(rng.normal(size=_result_shape(shape, template, arrays)))
@@ -179,7 +179,7 @@ def _take(rng: np.random.Generator) -> Iterator[Sample]:
     yield (strided(rng.normal(size=(4, 3))), strided(np.array([0, 2]))), {"axis": 0}
 
 
-@samples("scatter_add")
+@samples("take_grad")
 def _scatter_add(rng: np.random.Generator) -> Iterator[Sample]:
     yield (rng.normal(size=(4, 3)), np.array([0, 2, 2, 1])), {"axis": 0, "size": 5}
     yield (rng.normal(size=(2, 4, 2)), np.array([0, 0, 0, 0])), {"axis": 1, "size": 2}

@@ -96,7 +96,7 @@ samples("add", "sub", "mul", "maximum", "minimum", "logaddexp")(_binary(_normal,
 samples("div")(_binary(_normal, _away_from_zero))
 samples("floor_divide", "remainder")(_binary(lambda rng, s: 3 * rng.normal(size=s), _away_from_zero))
 samples("pow")(_binary(_positive, _normal))
-samples("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")(_binary(few_values, few_values))
+samples("eq", "not_equal", "less", "less_equal", "greater", "greater_equal")(_binary(few_values, few_values))
 
 
 @samples("logical_and", "logical_or", "logical_xor")
@@ -176,7 +176,7 @@ def _reduction(draw: Callable, **extra: Any) -> Callable:
     return make
 
 
-samples("max", "min", "logsumexp")(_reduction(_normal))
+samples("amax", "amin", "logsumexp")(_reduction(_normal))
 
 
 @samples("sum", "mean", "prod")

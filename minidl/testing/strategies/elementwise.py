@@ -55,7 +55,7 @@ def _broadcasting(draw: Callable, count: int) -> list[tuple[int, ...]]:
 
 
 @strategy(
-    "add", "sub", "mul", "maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"
+    "add", "sub", "mul", "maximum", "minimum", "eq", "not_equal", "less", "less_equal", "greater", "greater_equal"
 )  # fmt: skip
 def binary(draw: Callable) -> tuple[list, dict]:
     args: list = [Floats(s) for s in _broadcasting(draw, 2)]
@@ -97,7 +97,7 @@ def _dropout(draw: Callable) -> tuple[list, dict]:
 # Reductions
 
 
-@strategy("sum", "mean", "max", "min", "prod", "logsumexp")
+@strategy("sum", "mean", "amax", "amin", "prod", "logsumexp")
 def _reduction(draw: Callable) -> tuple[list, dict]:
     shape = draw_shape(draw)
     scale = 1.0 if math.prod(shape) < 100 else 0.9  # products of many numbers leave the range of float32

@@ -112,7 +112,11 @@ def draw_axis(draw: Callable, ndim: int, with_none: bool = True, several: bool =
 # Gradient primitives
 
 #: gradient primitive -> the primitive in whose gradient it is called; names that begin with its name need no entry
-PARENTS = {"attention_backward": "scaled_dot_product_attention", "index_add": "getitem", "max_pool_grad": "max_pool2d"}
+PARENTS = {
+    "attention_backward": "scaled_dot_product_attention",
+    "getitem_grad": "getitem",
+    "max_pool_grad": "max_pool2d",
+}
 
 
 def parent_of(name: str) -> str | None:

@@ -133,15 +133,15 @@ def embedding_grad(
 
 
 @kernel(
-    "scatter_add", backend="numba", when=_plain_index, dtypes=_FLOAT_NAMES, out=True,
+    "take_grad", backend="numba", when=_plain_index, dtypes=_FLOAT_NAMES, out=True,
     note="slices divided between threads",
 )  # fmt: skip
-def scatter_add(x: np.ndarray, index: np.ndarray, *, axis: int = 0, size: int, out: Any = None) -> np.ndarray:
+def take_grad(x: np.ndarray, index: np.ndarray, *, axis: int = 0, size: int, out: Any = None) -> np.ndarray:
     axis %= x.ndim
     lead, rest = x.shape[:axis], x.shape[axis + 1 :]
     result = _zeros((*lead, size, *rest), x.dtype, out)
     outer, inner = math.prod(lead), math.prod(rest)
-    rows = _numbers(index, size, True, "scatter_add")
+    rows = _numbers(index, size, True, "take_grad")
     _scatter(x.reshape(outer, rows.size, inner), rows, result.reshape(outer, size, inner))
     return result
 
@@ -157,14 +157,14 @@ def _leading_integers(g: Any, *arrays: Any, index: tuple, shape: tuple) -> bool:
 
 
 @kernel(
-    "index_add", backend="numba", when=_leading_integers, dtypes=_FLOAT_NAMES, out=True,
+    "getitem_grad", backend="numba", when=_leading_integers, dtypes=_FLOAT_NAMES, out=True,
     note="slices divided between threads",
 )  # fmt: skip
-def index_add(g: np.ndarray, *arrays: np.ndarray, index: tuple, shape: tuple, out: Any = None) -> np.ndarray:
+def getitem_grad(g: np.ndarray, *arrays: np.ndarray, index: tuple, shape: tuple, out: Any = None) -> np.ndarray:
     result = _zeros(shape, g.dtype, out)
     flat: Any = 0
     for part, n in zip(index, shape):
-        flat = flat * n + _numbers(arrays[part.position], n, True, "index_add")
+        flat = flat * n + _numbers(arrays[part.position], n, True, "getitem_grad")
     size, inner = math.prod(shape[: len(index)]), math.prod(shape[len(index) :])
     _scatter(g.reshape(1, flat.size, inner), flat, result.reshape(1, size, inner))
     return result

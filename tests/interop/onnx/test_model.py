@@ -67,13 +67,13 @@ def test_equals_onnxruntime(backend):
         step = minidl.jit(lambda x: model(x))
         for n in (5, 5, 2):
             np.testing.assert_allclose(
-                step(minidl.Tensor(batch()[:n])).detach().numpy(), expected[:n], rtol=1e-4, atol=1e-5
+                step(minidl.as_tensor(batch()[:n])).detach().numpy(), expected[:n], rtol=1e-4, atol=1e-5
             )
 
 
 def test_trains():
     model = from_proto(small())
-    x, y = minidl.Tensor(batch(16)), minidl.Tensor(np.arange(16) % 3)
+    x, y = minidl.as_tensor(batch(16)), minidl.as_tensor(np.arange(16) % 3)
     optimizer = optim.Adam(model.parameters(), lr=0.02)
     losses = []
     for _ in range(60):

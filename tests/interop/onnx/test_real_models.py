@@ -31,7 +31,7 @@ def test_equals_onnxruntime(name, how):
         model = load(MODELS / f"{name}.onnx")
         run = minidl.jit(lambda x: model(x)) if jit else model
         for _ in range(2):
-            np.testing.assert_allclose(run(minidl.Tensor(x)).numpy(), expected, atol=1e-4, rtol=1e-4)
+            np.testing.assert_allclose(run(minidl.as_tensor(x)).numpy(), expected, atol=1e-4, rtol=1e-4)
 
 
 def line_of(text):

@@ -93,14 +93,14 @@ def test_assigning_copies(backend):  # noqa: F811
     from minidl.backend import use_backend
 
     with use_backend(backend):
-        source, target = minidl.Tensor(np.zeros(3, np.float32)), minidl.Tensor(np.ones(3, np.float32))
+        source, target = minidl.as_tensor(np.zeros(3, np.float32)), minidl.as_tensor(np.ones(3, np.float32))
         target.assign_(source)
-        source.data[...] = 7
+        source.array[...] = 7
         np.testing.assert_array_equal(target.numpy(), np.zeros(3))
         target.assign_(target)
         target.assign_(2)
         np.testing.assert_array_equal(target.numpy(), np.full(3, 2))
-        assert target.data.flags.c_contiguous
+        assert target.array.flags.c_contiguous
 
 
 def test_package_has_no_other_names():

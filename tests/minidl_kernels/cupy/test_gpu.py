@@ -105,7 +105,7 @@ def test_training_agrees_with_numpy(gpu, rng):
             losses = []
             for _ in range(5):
                 optimizer.zero_grad()
-                loss = ops.cross_entropy(model(minidl.Tensor(x)), minidl.Tensor(y))
+                loss = ops.cross_entropy(model(minidl.as_tensor(x)), minidl.as_tensor(y))
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
@@ -119,8 +119,8 @@ def test_loss_scaling(gpu, rng):
     x = rng.normal(size=(64, 4)).astype(np.float32)
     true = np.array([[1.0, -0.5, 0.25, 2.0]], np.float32)
     with use_backend("cupy"):
-        weight = minidl.Tensor(np.zeros((1, 4), np.float32), requires_grad=True)
-        inputs, targets = minidl.Tensor(x), minidl.Tensor(x @ true.T)
+        weight = minidl.as_tensor(np.zeros((1, 4), np.float32), requires_grad=True)
+        inputs, targets = minidl.as_tensor(x), minidl.as_tensor(x @ true.T)
         optimizer, scaler = optim.SGD([weight], lr=0.1), optim.GradScaler(init_scale=2.0**20)
         for _ in range(100):
             optimizer.zero_grad()
@@ -128,5 +128,5 @@ def test_loss_scaling(gpu, rng):
             scaler.scale(ops.mse_loss(out, targets)).backward()
             scaler.step(optimizer)
             scaler.update()
-        np.testing.assert_allclose(gpu.to_numpy(weight.data), true, atol=0.02)
+        np.testing.assert_allclose(gpu.to_numpy(weight.array), true, atol=0.02)
     assert scaler.get_scale() < 2.0**20

@@ -218,7 +218,7 @@ def test_training_agrees_with_numpy(backend, rng):  # noqa: F811
             losses = []
             for _ in range(5):
                 optimizer.zero_grad()
-                loss = ops.cross_entropy(model(minidl.Tensor(x)), minidl.Tensor(y))
+                loss = ops.cross_entropy(model(minidl.as_tensor(x)), minidl.as_tensor(y))
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())

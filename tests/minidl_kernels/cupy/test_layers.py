@@ -238,7 +238,9 @@ def test_training_agrees_with_numpy(backend, rng):  # noqa: F811
             losses = []
             for _ in range(4):
                 optimizer.zero_grad()
-                loss = ops.cross_entropy(model(minidl.Tensor(pixels), minidl.Tensor(words)), minidl.Tensor(target))
+                loss = ops.cross_entropy(
+                    model(minidl.as_tensor(pixels), minidl.as_tensor(words)), minidl.as_tensor(target)
+                )
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
@@ -272,6 +274,6 @@ def test_captured_training_agrees(backend, rule, rng):  # noqa: F811
                 return loss
 
             step = minidl.jit(step) if capture else step
-            return [step(minidl.Tensor(x), minidl.Tensor(y)).item() for _ in range(5)]
+            return [step(minidl.as_tensor(x), minidl.as_tensor(y)).item() for _ in range(5)]
 
     np.testing.assert_allclose(train(True), train(False), rtol=1e-6)

@@ -18,7 +18,7 @@ COMMON = """
 import json
 import numpy as np
 import minidl
-from minidl import Tensor, nn, ops, optim
+from minidl import as_tensor, nn, ops, optim
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(16, 1, 12, 12)).astype(np.float32), rng.integers(0, 5, 16)
@@ -41,8 +41,8 @@ def train(backend, jit=False, steps=5, optimizer=lambda p: optim.AdamW(p, lr=1e-
             return loss
 
         run = minidl.jit(step) if jit else step
-        losses = [run(Tensor(X), Tensor(Y)).item() for _ in range(steps)]
-        weights = {k: np.asarray(minidl.backend.to_numpy(v.data)).tolist() for k, v in model.state_dict().items()}
+        losses = [run(as_tensor(X), as_tensor(Y)).item() for _ in range(steps)]
+        weights = {k: np.asarray(minidl.backend.to_numpy(v.array)).tolist() for k, v in model.state_dict().items()}
         return losses, weights
 """
 
@@ -102,13 +102,13 @@ def test_mesh_uses_all_devices_and_refuses_odd_batches():
 
 def test_arrays_move_and_stay():
     found = run("""
-        x = Tensor(np.arange(4.0, dtype=np.float32), device="jax")
+        x = as_tensor(np.arange(4.0, dtype=np.float32), device="jax")
         y = (x * 2).sum()
         back = x.to("numpy")
         with minidl.use_backend("jax"):
-            made = Tensor([1.0, 2.0])
+            made = as_tensor([1.0, 2.0])
         print(json.dumps([x.device, y.device, back.device, made.device, str(made.dtype), back.tolist(),
-                          str(Tensor(np.array([1, 2]), device="jax").dtype)]))
+                          str(as_tensor(np.array([1, 2]), device="jax").dtype)]))
     """)
     assert found == ["jax", "jax", "cpu", "jax", "float32", [0.0, 1.0, 2.0, 3.0], "int64"]
 

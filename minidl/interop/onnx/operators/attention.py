@@ -52,7 +52,7 @@ def attention(
         k, v = ops.concat([past_key, k], axis=2), ops.concat([past_value, v], axis=2)
     present = (k, v)
     if (groups := q.shape[1] // k.shape[1]) > 1:
-        k, v = ops.repeat(k, groups, axis=1), ops.repeat(v, groups, axis=1)
+        k, v = ops.repeat_interleave(k, groups, axis=1), ops.repeat_interleave(v, groups, axis=1)
     factor = math.sqrt(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     seen = scores = ops.matmul(q * factor, ops.swapaxes(k * factor, -1, -2))
     if softcap:
@@ -76,7 +76,7 @@ def attention(
     if qk_matmul_output_mode == 2:
         seen = scores
     wide = scores if softmax_precision is None else cast_to(scores, dtype_of(softmax_precision))
-    blind = ops.max(bias, axis=-1, keepdims=True) == -np.inf
+    blind = ops.amax(bias, axis=-1, keepdims=True) == -np.inf
     weights = ops.where(blind, 0.0, ops.softmax(ops.where(blind, 0.0, wide), axis=-1))
     weights = ops.astype(weights, dtype=q.dtype)
     if qk_matmul_output_mode == 3:
@@ -131,7 +131,7 @@ def linear_attention(
         if rate is not None:
             vt = rate[:, :, t, :, None] * (vt - ops.sum(state * kt, axis=-2, keepdims=True))
         state = state + kt * vt
-        seen = ops.repeat(state, query.shape[1] // heads, axis=1)
+        seen = ops.repeat_interleave(state, query.shape[1] // heads, axis=1)
         outs.append(share * ops.matmul(query[:, :, t, None], seen))
     out = _joined(ops.concat(outs, axis=2))
     like = q if past_state is None else past_state

@@ -88,7 +88,7 @@ def _roi_align(x, rois, batch_indices, half, mode, bins, sampling_ratio, spatial
             samples = bilinear(x[int(n)], grid_y, grid_x)
         samples = ops.where(inside, samples, 0.0)
         samples = ops.reshape(samples, (x.shape[1], bins[0], rows, bins[1], columns))
-        outs.append(ops.max(samples, axis=(2, 4)) if mode == "max" else ops.mean(samples, axis=(2, 4)))
+        outs.append(ops.amax(samples, axis=(2, 4)) if mode == "max" else ops.mean(samples, axis=(2, 4)))
     return ops.stack(outs) if outs else ops.zeros_like(x[:0, :, : bins[0], : bins[1]])
 
 
@@ -121,7 +121,7 @@ def max_roi_pool(x, rois, *, pooled_shape, spatial_scale=1.0):
         image = x[int(n)]
         rows = [
             ops.stack([
-                ops.max(image[:, a:b, c:d], axis=(1, 2)) if b > a and d > c else ops.zeros_like(image[:, 0, 0])
+                ops.amax(image[:, a:b, c:d], axis=(1, 2)) if b > a and d > c else ops.zeros_like(image[:, 0, 0])
                 for c, d in spans[1]
             ], axis=-1)
             for a, b in spans[0]

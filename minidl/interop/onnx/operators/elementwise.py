@@ -65,7 +65,7 @@ def _two_inputs(name: str, function: Callable[[Any, Any], Any]) -> None:
 
 for _name, _function in {
     "Add": ops.add, "Sub": ops.sub, "Mul": ops.mul, "And": ops.logical_and, "Or": ops.logical_or,
-    "Xor": ops.logical_xor, "Equal": ops.equal, "Greater": ops.greater, "GreaterOrEqual": ops.greater_equal,
+    "Xor": ops.logical_xor, "Equal": ops.eq, "Greater": ops.greater, "GreaterOrEqual": ops.greater_equal,
     "Less": ops.less, "LessOrEqual": ops.less_equal,
 }.items():  # fmt: skip
     _two_inputs(_name, _function)
@@ -75,7 +75,7 @@ for _name, _function in {
 def equal(x, y):
     if x.dtype.kind in "OSU":
         return host(x) == host(y)
-    return ops.equal(x, y)
+    return ops.eq(x, y)
 
 
 def div(x, y):

@@ -59,7 +59,11 @@ def group_normalization_18(x, scale, bias, *, epsilon=1e-5, num_groups):
     """Before opset 21: one scale per group."""
     each = x.shape[1] // num_groups
     return group_normalization(
-        x, ops.repeat(scale, each, axis=0), ops.repeat(bias, each, axis=0), epsilon=epsilon, num_groups=num_groups
+        x,
+        ops.repeat_interleave(scale, each, axis=0),
+        ops.repeat_interleave(bias, each, axis=0),
+        epsilon=epsilon,
+        num_groups=num_groups,
     )
 
 

@@ -116,7 +116,7 @@ def global_average_pool(x):
 
 @operator("GlobalMaxPool")
 def global_max_pool(x):
-    return ops.max(x, axis=_all_pixels(x), keepdims=True)
+    return ops.amax(x, axis=_all_pixels(x), keepdims=True)
 
 
 @operator("GlobalLpPool")

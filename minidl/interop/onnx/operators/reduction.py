@@ -16,14 +16,14 @@ def _largest(x: Any, axis: Any, keepdims: bool) -> Any:
     if 0 in x.shape:
         low = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min if x.dtype.kind != "b" else False
         return np.max(host(x), axis=axis, keepdims=keepdims, initial=low)
-    return ops.max(x, axis=axis, keepdims=keepdims)
+    return ops.amax(x, axis=axis, keepdims=keepdims)
 
 
 def _smallest(x: Any, axis: Any, keepdims: bool) -> Any:
     if 0 in x.shape:
         high = np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).max if x.dtype.kind != "b" else True
         return np.min(host(x), axis=axis, keepdims=keepdims, initial=high)
-    return ops.min(x, axis=axis, keepdims=keepdims)
+    return ops.amin(x, axis=axis, keepdims=keepdims)
 
 
 def _sum(x: Any, axis: Any, keepdims: bool) -> Any:

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 
 pytest.importorskip("numba", reason="the kernels are written in Numba")
 
 CHAINS = {
     "last axis": lambda x, b: (ops.exp(x * 0.1) + b).sum(axis=-1),
-    "two of the last axis": lambda x, b: (x * x).mean(axis=-1, keepdims=True) + x.max(axis=-1, keepdims=True),
+    "two of the last axis": lambda x, b: (x * x).mean(axis=-1, keepdims=True) + x.amax(axis=-1, keepdims=True),
     "all but the last": lambda x, b: (ops.relu(x) * b).sum(axis=tuple(range(x.ndim - 1))),
     "all": lambda x, b: (ops.tanh(x) * b).mean(),
-    "last axis, and the values": lambda x, b: ((y := x * b), y.sum(axis=-1), y.max(axis=-1)),
-    "first axis, and the values": lambda x, b: ((y := x * b), y.sum(axis=0), y.min(axis=0)),
+    "last axis, and the values": lambda x, b: ((y := x * b), y.sum(axis=-1), y.amax(axis=-1)),
+    "first axis, and the values": lambda x, b: ((y := x * b), y.sum(axis=0), y.amin(axis=0)),
     "one in the middle": lambda x, b: (x * b).sum(axis=x.ndim // 2),
     "all but one in the middle": lambda x, b: (x * b).sum(axis=tuple(k for k in range(x.ndim) if k != 1)),
-    "softmax": lambda x, b: (e := ops.exp(x - x.max(axis=-1, keepdims=True))) / e.sum(axis=-1, keepdims=True),
+    "softmax": lambda x, b: (e := ops.exp(x - x.amax(axis=-1, keepdims=True))) / e.sum(axis=-1, keepdims=True),
     "nothing before it": lambda x, b: (x.sum(axis=0), x.sum(), x.mean(axis=-1), x.min()),
     "permuted": lambda x, b: (ops.permute(x, axes=tuple(range(x.ndim))[::-1]) * 2).sum(axis=-1),
     "axis of length one": lambda x, b: (x[:1] * b).sum(axis=0),
@@ -26,7 +26,7 @@ CHAINS = {
 
 def check(chain, x, b, rtol, atol):
     jitted = minidl.jit(chain)
-    expected = chain(Tensor(x), Tensor(b))
+    expected = chain(as_tensor(x), as_tensor(b))
     for _ in range(2):
         found = jitted(x, b)
     for got, want in zip(*(r if isinstance(r, tuple) else (r,) for r in (found, expected)), strict=True):
@@ -102,7 +102,7 @@ def test_copies_are_on_the_tape():
         x = np.arange(120, dtype=np.float32).reshape(5, 4, 6)
         for _ in range(2):
             found = jitted(x)
-        for got, want in zip(found, f(Tensor(x))):
+        for got, want in zip(found, f(as_tensor(x))):
             np.testing.assert_array_equal(got.numpy(), want.numpy())
         ((_, _, compiled),) = next(iter(jitted._cache.values()))
         assert len(compiled.calls) == 1

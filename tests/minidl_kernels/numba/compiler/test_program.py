@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("numba", reason="the compiler is Numba's")
 
 import minidl
-from minidl import Tensor, nn, ops, optim
+from minidl import as_tensor, nn, ops, optim
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,8 @@ def leaves(result):
 def test_odd_arrays(kind, what, captured):
     """As arguments, and as tensors from outside: their values, in the dtype that eager calls give."""
     function, x = FUNCTIONS[what], ODD[kind]
-    expected = leaves(function(Tensor(x)))
-    outside = Tensor(x)
+    expected = leaves(function(as_tensor(x)))
+    outside = as_tensor(x)
     jitted = minidl.jit((lambda: function(outside)) if captured else function)
     for _ in range(3):
         found = leaves(jitted() if captured else jitted(x))
@@ -69,7 +69,7 @@ def test_odd_arrays_are_updated(kind):
     found = []
     for jitted in (False, True):
         p = nn.Parameter(np.ones((3, 4), np.float32))
-        p.data = ODD[kind].copy(order="K") if kind != "backwards" else ODD[kind].copy()[::-1, ::-1]
+        p.array = ODD[kind].copy(order="K") if kind != "backwards" else ODD[kind].copy()[::-1, ::-1]
         optimizer = optim.SGD([p], lr=0.1, momentum=0.9)
 
         def step(x, p=p, optimizer=optimizer):
@@ -80,7 +80,7 @@ def test_odd_arrays_are_updated(kind):
             return loss
 
         run = minidl.jit(step) if jitted else step
-        losses = [run(Tensor(FLOATS * 0.01)).item() for _ in range(4)]
+        losses = [run(as_tensor(FLOATS * 0.01)).item() for _ in range(4)]
         found.append((losses, np.array(p.detach().numpy(), np.float64)))
     np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)
@@ -88,25 +88,25 @@ def test_odd_arrays_are_updated(kind):
 
 def test_views_follow_an_array_that_was_replaced():
     """``reshape`` is a view of one array and a copy of the next."""
-    outside = Tensor(FLOATS.copy())
+    outside = as_tensor(FLOATS.copy())
     jitted = minidl.jit(lambda: outside.reshape(-1) * 2)
     for array in (FLOATS.copy(), np.ascontiguousarray(FLOATS.T).T, FLOATS.copy()[::-1], FLOATS.astype(">f4")):
-        outside.data = array
+        outside.array = array
         for k in range(3):
-            np.testing.assert_array_equal(jitted().numpy(), outside.data.reshape(-1) * 2)
-            outside.data[...] = outside.data + k
+            np.testing.assert_array_equal(jitted().numpy(), outside.array.reshape(-1) * 2)
+            outside.array[...] = outside.array + k
 
 
 def test_threads_share_a_program():
     """Two threads at once: each gets the results for its own arguments."""
-    weight = Tensor(np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64))
+    weight = as_tensor(np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64))
 
     def f(x):
         h = ops.matmul(x, weight)
         return (ops.tanh(h) + x).square().mean(axis=-1), ops.softmax(h, axis=-1)
 
     jitted = minidl.jit(f)
-    xs = [Tensor(np.random.default_rng(k).normal(size=(8, 64)).astype(np.float32)) for k in range(4)]
+    xs = [as_tensor(np.random.default_rng(k).normal(size=(8, 64)).astype(np.float32)) for k in range(4)]
     expected = [leaves(f(x)) for x in xs]
     jitted(xs[0])
     wrong = []
@@ -172,7 +172,7 @@ INDEXING = {
     "embedding": lambda i, w: ops.embedding(i, w),
     "take": lambda i, w: ops.take(w, i, axis=0),
     "gather": lambda i, w: ops.gather(w[:2, 0], i, axis=0),
-    "scatter_add": lambda i, w: ops.scatter_add(w[:2], i, axis=0, size=3),
+    "take_grad": lambda i, w: ops.take_grad(w[:2], i, axis=0, size=3),
     "getitem": lambda i, w: w[i],
     "cross_entropy": lambda i, w: ops.cross_entropy(w[:2], i),
     "cross_entropy, ignored": lambda i, w: ops.cross_entropy(w[:2], i, ignore_index=-1),
@@ -182,16 +182,16 @@ INDEXING = {
 @pytest.mark.parametrize("what", INDEXING)
 def test_an_unsigned_index_does_not_count_from_the_end(what):
     def step(i):
-        w = Tensor(FLOATS, requires_grad=True)
+        w = as_tensor(FLOATS, requires_grad=True)
         loss = INDEXING[what](i, w).sum()
         loss.backward()
         return loss, w.grad
 
-    fitting = Tensor(np.array([0, 1], np.uint64))
-    expected = step(Tensor(np.array([0, 1])))
+    fitting = as_tensor(np.array([0, 1], np.uint64))
+    expected = step(as_tensor(np.array([0, 1])))
     for run in (step, minidl.jit(step)):
         for _ in range(2):
             for got, want in zip(leaves(run(fitting)), leaves(expected), strict=True):
                 np.testing.assert_array_equal(got, want)
         with pytest.raises(IndexError):
-            run(Tensor(HUGE))
+            run(as_tensor(HUGE))

@@ -10,7 +10,7 @@ import scipy.special
 pytest.importorskip("numba", reason="the compiler is Numba's")
 
 import minidl
-from minidl import Tensor, ops
+from minidl import as_tensor, ops
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, primitives
 from minidl.jit.program import Step, Value
@@ -38,7 +38,7 @@ def compiled(jitted):
 def check(function, *arrays, calls=1):
     """The jitted function gives the eager one's values, in so many calls; returns its compiled form."""
     with minidl.use_backend("numpy"), np.errstate(all="ignore"):
-        expected = function(*map(Tensor, arrays))
+        expected = function(*map(as_tensor, arrays))
     with minidl.use_backend("numba"), np.errstate(all="ignore"):
         jitted = minidl.jit(function)
         for _ in range(2):
@@ -92,7 +92,7 @@ def test_gradients_go_through_the_loop(declare):
     cube.defvjp(x=lambda g, x: g * 3 * x * x)
 
     def slope(x):
-        leaf = minidl.Tensor(np.zeros(3, np.float32), requires_grad=True)
+        leaf = minidl.as_tensor(np.zeros(3, np.float32), requires_grad=True)
         cube(leaf + x).sum().backward()
         return leaf.grad
 

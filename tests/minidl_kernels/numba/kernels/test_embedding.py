@@ -33,7 +33,7 @@ def test_widths(agree, rows, width, count, seed):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_along_an_axis(agree, rng, axis, shape):
     x = rng.normal(size=shape)
-    agree("scatter_add", x, rng.integers(-7, 7, shape[axis]), axis=axis, size=7)
+    agree("take_grad", x, rng.integers(-7, 7, shape[axis]), axis=axis, size=7)
 
 
 @pytest.mark.parametrize("length", [3, 2000])
@@ -42,7 +42,7 @@ def test_integer_arrays_as_index(agree, rng, count, length):
     shape = (7, 6, 40)
     arrays = [rng.integers(-n, n, (length, 2)) for n in shape[:count]]
     g = rng.normal(size=(length, 2, *shape[count:]))
-    agree("index_add", g, *arrays, index=tuple(Slot(i) for i in range(count)), shape=shape)
+    agree("getitem_grad", g, *arrays, index=tuple(Slot(i) for i in range(count)), shape=shape)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (40, 30, 50)])
@@ -59,13 +59,13 @@ def test_a_row_that_does_not_exist_is_refused(rng, bad):
     (kernel,) = load("numba").kernels["embedding_grad"]
     with pytest.raises(IndexError, match="length 5"):
         kernel.function(rng.normal(size=(2, 3)), np.array([0, bad]), num_embeddings=5)
-    (kernel,) = load("numba").kernels["scatter_add"]
+    (kernel,) = load("numba").kernels["take_grad"]
     with pytest.raises(IndexError, match="length 5"):
         kernel.function(rng.normal(size=(2, 3)), np.array([0, 5 if bad > 0 else -6]), axis=0, size=5)
 
 
 def test_other_indices_are_left_to_the_reference(rng):
-    (kernel,) = load("numba").kernels["index_add"]
+    (kernel,) = load("numba").kernels["getitem_grad"]
     mask, rows = np.ones(3, bool), np.zeros(3, np.int64)
     g = rng.normal(size=(3, 4))
     assert kernel.when(g, rows, index=(Slot(0),), shape=(5, 4))

@@ -89,7 +89,7 @@ def test_training_is_that_of_the_references(rng, name):
                 loss = ((minidl.tensor(x) @ w.T - minidl.tensor(y)) ** 2).mean()
                 loss.backward()
                 optimizer.step()
-            return w.data
+            return w.array
 
     np.testing.assert_allclose(train("numba"), train("numpy"), rtol=1e-10)
 
@@ -121,7 +121,7 @@ def test_a_captured_step_updates_all_at_once(make, apart, rng):
         params = [minidl.nn.Parameter(a.copy()) for a in start]
         optimizer = make(params)
         if apart:
-            params[1].grad = minidl.Tensor(np.ones_like(start[1]))
+            params[1].grad = minidl.as_tensor(np.ones_like(start[1]))
             optimizer.step()
 
         def step():

@@ -76,7 +76,7 @@ def test_strided_inputs(agree, rng):
 @pytest.mark.parametrize("layer", [nn.RNN, nn.GRU, nn.LSTM])
 def test_layer(layer, rng):
     """Through the module: two layers, both directions, the loss's gradients."""
-    from minidl import Tensor
+    from minidl import as_tensor
 
     model = layer(5, 6, num_layers=2, bidirectional=True, batch_first=True)
     x = rng.normal(size=(3, 4, 5)).astype(np.float32)
@@ -84,7 +84,7 @@ def test_layer(layer, rng):
     for backend in ("numpy", "numba"):
         with use_backend(backend, strict=False):
             model.zero_grad()
-            out, _ = model(Tensor(x))
+            out, _ = model(as_tensor(x))
             (out * out).sum().backward()
             found[backend] = [out.detach().numpy(), *(p.grad.numpy() for p in model.parameters())]
     for a, b in zip(found["numpy"], found["numba"]):

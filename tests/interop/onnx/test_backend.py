@@ -32,7 +32,6 @@ LEFT_OUT = {
     "test_nesterov_momentum": "a training operator (ai.onnx.preview.training); minidl.optim trains",
     "test_gradient_of_": "a training operator (ai.onnx.preview.training); minidl differentiates the model itself",
     "test_flexattention": "a preview operator (ai.onnx.preview)",
-    "test_ai_onnx_ml_tree_ensemble": "trees (ai.onnx.ml) are no tensors' business",
     "test_dft_inverse": "expects 1.9e-7 where the exact value is 0, and minidl gives 3e-15",
 }
 
@@ -109,6 +108,26 @@ def test_onnx(name):
         assert len(found) == len(outputs)
         for f, e in zip(found, outputs):
             _same(f, e, case.rtol, case.atol)
+
+
+LIGHT = sorted(glob.glob(os.path.join(os.path.dirname(onnx.backend.test.__file__), "data", "light", "*.onnx")))
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: os.path.basename(path)[6:-5])
+def test_well_known_models(path):
+    """Whole models, their weights replaced by constants, on the input that ONNX's own runner makes."""
+    model = onnx.load(path)
+    weights = {i.name for i in model.graph.initializer}
+    (x,) = [i for i in model.graph.input if i.name not in weights]
+    shape = [d.dim_value for d in x.type.tensor_type.shape.dim]
+    size = np.prod(shape)
+    found = from_proto(model)((np.arange(size).reshape(shape) / size).astype(np.float32))
+    expected = numpy_helper.to_array(onnx.load_tensor(path.removesuffix(".onnx") + "_output_0.pb"))
+    _same(found, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_there_are_nine_well_known_models():
+    assert len(LIGHT) == 9
 
 
 def test_at_least_95_percent_of_the_node_tests_are_run():

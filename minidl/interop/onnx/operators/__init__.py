@@ -6,6 +6,8 @@ from minidl.interop.onnx.operators import (
     conv,
     detection,
     elementwise,
+    estimators,
+    features,
     indexing,
     linear,
     loss,
@@ -23,6 +25,7 @@ from minidl.interop.onnx.operators import (
 )
 
 __all__ = [
-    "attention", "control", "conv", "detection", "elementwise", "indexing", "linear", "loss", "normalization",
-    "pooling", "quantized", "random", "recurrent", "reduction", "resize", "sequence", "shape", "signal", "text",
+    "attention", "control", "conv", "detection", "elementwise", "estimators", "features", "indexing", "linear", "loss",
+    "normalization", "pooling", "quantized", "random", "recurrent", "reduction", "resize", "sequence", "shape",
+    "signal", "text",
 ]  # fmt: skip

@@ -152,8 +152,3 @@ def reverse_sequence(x, lengths, *, batch_axis=1, time_axis=0):
     rest = [1 if a not in (batch_axis, time_axis) else n for a, n in enumerate(x.shape)]
     index = source.T if batch_axis < time_axis else source
     return ops.gather(x, np.broadcast_to(index.reshape(rest), tuple(x.shape)), axis=time_axis)
-
-
-@operator("ArrayFeatureExtractor", domain="ai.onnx.ml", host="x y")
-def array_feature_extractor(x, y):
-    return np.take(x, y.reshape(-1), axis=-1)

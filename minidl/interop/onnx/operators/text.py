@@ -1,4 +1,4 @@
-"""Strings, n-grams, pictures in files, and the simplest of ``ai.onnx.ml``."""
+"""Strings, n-grams and pictures in files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl import ops
 from minidl.interop.onnx.registry import operator
 
 
@@ -81,33 +80,3 @@ def image_decoder(x, *, pixel_format="RGB"):
         return np.asarray(picture.convert("L"))[..., None]
     colours = np.asarray(picture.convert("RGB"))
     return colours[..., ::-1] if pixel_format == "BGR" else colours
-
-
-@operator("Binarizer", domain="ai.onnx.ml")
-def binarizer(x, *, threshold=0.0):
-    return ops.astype(x > threshold, dtype=x.dtype)
-
-
-@operator("LabelEncoder", domain="ai.onnx.ml", host="x")
-def label_encoder(
-    x, *, default_float=-0.0, default_int64=-1, default_string="_Unused", default_tensor=None, keys_floats=None,
-    keys_int64s=None, keys_strings=None, keys_tensor=None, values_floats=None, values_int64s=None, values_strings=None,
-    values_tensor=None,
-):  # fmt: skip
-    def given(*choices: Any) -> Any:
-        return next(list(c) for c in choices if c is not None)
-
-    keys = given(keys_floats, keys_int64s, keys_strings, keys_tensor)
-    values = given(values_floats, values_int64s, values_strings, values_tensor)
-    if values_tensor is not None:
-        default, dtype = np.ravel(default_tensor)[0] if default_tensor is not None else 0, values_tensor.dtype
-    elif values_strings is not None:
-        default, dtype = default_string, np.dtype(object)
-    else:
-        default, dtype = (
-            (default_float, np.dtype("f4")) if values_floats is not None else (default_int64, np.dtype("i8"))
-        )
-    table = dict(zip(keys, values))
-    nan = next((v for k, v in table.items() if isinstance(k, (float, np.floating)) and k != k), default)
-    found = [nan if v != v else table.get(v, default) for v in x.reshape(-1).tolist()]
-    return np.array(found, dtype).reshape(x.shape)

@@ -62,7 +62,7 @@ def normalizer(x, *, norm="MAX"):
     elif norm == "L2":
         size = ops.sqrt(ops.sum(x * x, axis=-1, keepdims=True))
     else:
-        size = ops.max(x, axis=-1, keepdims=True)
+        size = ops.amax(x, axis=-1, keepdims=True)
     return x / ops.where(size == 0, np.float32(1), size)
 
 

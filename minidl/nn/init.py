@@ -5,7 +5,11 @@ The random ones draw from ``generator``, by default :func:`minidl.random.default
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,18 +45,43 @@ def _fans(tensor: Tensor, op: str) -> tuple[int, int]:
     return tensor.shape[1] * receptive, tensor.shape[0] * receptive
 
 
+_skipping: contextvars.ContextVar[bool] = contextvars.ContextVar("skipping", default=False)
+
+
+@contextlib.contextmanager
+def skipped() -> Iterator[None]:
+    """Inside, initializers do nothing: for a model whose values come from a file. Memory that nobody writes to is not
+    used, and the random numbers stay where they are (PyTorch: ``torch.nn.utils.skip_init``)."""
+    token = _skipping.set(True)
+    try:
+        yield
+    finally:
+        _skipping.reset(token)
+
+
+def _skippable(initializer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(initializer)
+    def run(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor if _skipping.get() else initializer(tensor, *args, **kwargs)
+
+    return run
+
+
+@_skippable
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Uniform on [a, b)."""
     generator = generator or default_generator()
     return tensor.assign_(generator.uniform(tensor.shape, a, b, dtype=tensor.dtype))
 
 
+@_skippable
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Normal with the given mean and standard deviation."""
     generator = generator or default_generator()
     return tensor.assign_(generator.normal(tensor.shape, mean, std, dtype=tensor.dtype))
 
 
+@_skippable
 def trunc_normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -72,21 +101,25 @@ def trunc_normal_(
     return tensor.assign_(np.clip(mean + std * special.ndtri(u), a, b))
 
 
+@_skippable
 def constant_(tensor: Tensor, value: float) -> Tensor:
     """Every element ``value``."""
     return tensor.assign_(value)
 
 
+@_skippable
 def zeros_(tensor: Tensor) -> Tensor:
     """Every element 0."""
     return tensor.assign_(0)
 
 
+@_skippable
 def ones_(tensor: Tensor) -> Tensor:
     """Every element 1."""
     return tensor.assign_(1)
 
 
+@_skippable
 def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix (ones on the diagonal of a 2-d tensor)."""
     if tensor.ndim != 2:
@@ -95,6 +128,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return tensor.assign_(np.eye(rows, columns))
 
 
+@_skippable
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """A convolution weight (out, in, *kernel), with 3 to 5 axes, that passes each input channel on unchanged."""
     if not 3 <= tensor.ndim <= 5:
@@ -157,6 +191,7 @@ glorot_uniform_ = xavier_uniform_
 glorot_normal_ = xavier_normal_
 
 
+@_skippable
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """A (semi-)orthogonal matrix times ``gain``, uniform over all of them: the rows, or if there are more rows than
     columns the columns, are orthonormal. Axes after the first count as columns. Saxe et al., ICLR 2014."""
@@ -170,6 +205,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     return tensor.assign_(gain * (q.T if rows < columns else q).reshape(tensor.shape))
 
 
+@_skippable
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> Tensor:
     """Normal, with a fraction ``sparsity`` of each column of a 2-d tensor set to 0: Martens, ICML 2010."""
     if tensor.ndim != 2:

@@ -20,3 +20,30 @@ def torchvision():
         sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
         import torchvision
     return torchvision
+
+
+@pytest.fixture(scope="session")
+def transformers(torchvision):
+    """Hugging Face's library, the independent implementation compared with. It imports torchvision."""
+    transformers = pytest.importorskip("transformers", reason="Hugging Face's models are what is compared with")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+@pytest.fixture
+def saved(transformers, tmp_path):
+    """A function: a small random model of Hugging Face's, and the folder into which it was saved."""
+    import torch
+
+    def save(kind, /, perturb=True, **options):
+        torch.manual_seed(0)
+        config = getattr(transformers, kind[0])(**options)
+        model = getattr(transformers, kind[1])(config).eval()
+        if perturb:  # biases and norms away from their initial 0 and 1, so that each matters
+            for p in model.parameters():
+                p.data += 0.1 * torch.randn(p.shape)
+        model.save_pretrained(tmp_path)
+        return model, tmp_path
+
+    return save

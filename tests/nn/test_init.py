@@ -134,3 +134,17 @@ def test_bad_arguments():
 
 def test_aliases():
     assert init.he_uniform_ is init.kaiming_uniform_ and init.glorot_normal_ is init.xavier_normal_
+
+
+def test_skipped_leaves_values_and_generators_alone():
+    for initializer in (init.uniform_, init.zeros_, init.ones_, init.xavier_normal_, init.kaiming_uniform_):
+        t = minidl.full((3, 2), 7.0)
+        with init.skipped():
+            assert initializer(t) is t
+        np.testing.assert_array_equal(t.numpy(), np.full((3, 2), 7.0))
+        initializer(t)
+        assert not (t.numpy() == 7).any()
+    generator = Generator(0)
+    with init.skipped():
+        init.normal_(t, generator=generator)
+    np.testing.assert_array_equal(generator.normal((2,)), Generator(0).normal((2,)))

@@ -85,7 +85,7 @@ class Binder:
         if made is None:
             self.call(functools.partial(np.copyto, out, source))
         else:
-            self.tape.add_kernel(made[0].entry.address, made[1])
+            self.tape.add_kernel(made[0].run.address, made[1])
 
     def fused(self, kernel: FusedKernel, arrays: dict[int, np.ndarray]) -> None:
         """Run a fused loop on the ``arrays`` of its values."""
@@ -97,7 +97,7 @@ class Binder:
             [x if isinstance(x, Live) else arrays[x.number] for x in kernel.inputs], outs
         )
         operands = [("live", self.number(a)) if isinstance(a, Live) else a for a in arguments]
-        self.tape.add_kernel(module.entry.address, operands)
+        self.tape.add_kernel(module.run.address, operands)
 
     def step(self, step: Step, arrays: dict[int, np.ndarray]) -> None:
         """Run a step on the ``arrays`` of its values: by what is registered for it, else by its kernel or formula."""

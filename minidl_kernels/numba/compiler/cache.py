@@ -8,19 +8,19 @@ import os
 import sys
 import threading
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 from minidl.files import cache_folder
-from minidl_kernels.numba import simd
+from minidl_kernels.numba.simd.compiled import digest
 
 _HEADER = """# {stamp}
 import math
 
 import numpy as np
-from numba import carray, cfunc, njit, prange, types
+from numba import carray, prange, types
 
 from minidl_kernels.numba.simd import vecmath
+from minidl_kernels.numba.simd.compiled import compiled, entry
 from minidl_kernels.numba.simd.words import number, pointer, word
 
 
@@ -32,11 +32,8 @@ _lock = threading.Lock()
 
 @cache
 def _stamp() -> str:
-    """What generated code takes from ``simd`` is compiled into it: after a change there, sources must differ."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(simd.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    """Two versions of this package that share a cache folder have sources of their own there."""
+    return digest(_HEADER)[:16]
 
 
 def with_header(source: str) -> str:
@@ -55,7 +52,7 @@ def load_source(source: str) -> ModuleType:
         if name not in _modules:
             try:
                 _modules[name] = _from_file(name, source)
-            except (OSError, RuntimeError):  # Numba raises RuntimeError where it finds no place for its cache
+            except OSError:
                 _modules[name] = _in_memory(name, source)
         return _modules[name]
 
@@ -82,5 +79,5 @@ def _from_file(name: str, source: str) -> ModuleType:
 def _in_memory(name: str, source: str) -> ModuleType:
     module = ModuleType(f"minidl_generated_{name}")
     sys.modules[module.__name__] = module
-    exec(compile(source.replace("cache=True", "cache=False"), f"<{name}>", "exec"), module.__dict__)
+    exec(compile(source, f"<{name}>", "exec"), module.__dict__)
     return module

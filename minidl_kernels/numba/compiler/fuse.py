@@ -70,7 +70,7 @@ class FusedKernel:
     def compile(self, arrays: list[Any], outs: list[np.ndarray]) -> tuple[ModuleType, list[Any]]:
         """``(module, arguments)`` for these very arrays; a Live input's argument is left as it is.
 
-        The module has the loop as ``kernel(*arguments)`` and as ``entry``, for a tape.
+        The module has the loop as ``kernel(*arguments)`` and as ``run``, for a tape.
         """
         # an input of fewer axes or of length one is repeated: stride 0; and so is the result of a reduction
         seen = [a if isinstance(a, Live) else np.broadcast_to(a, self.shape) for a in arrays]
@@ -152,7 +152,7 @@ def copy_kernel(source: np.ndarray, out: np.ndarray) -> tuple[ModuleType, list[A
 
 
 def _module_source(arguments: list[tuple[str, str | None]], lines: list[str], parallel: bool) -> str:
-    """A module with ``kernel`` and ``entry`` (see :meth:`FusedKernel.compile`), of arguments given by name and dtype;
+    """A module with ``kernel`` and ``run`` (see :meth:`FusedKernel.compile`), of arguments given by name and dtype;
     None for a live number."""
     operands, words = [], 0
     for _, kind in arguments:
@@ -162,11 +162,10 @@ def _module_source(arguments: list[tuple[str, str | None]], lines: list[str], pa
         else:
             operands.append(f"carray(pointer(word(p, {words})), (word(p, {words + 1}),), {kind})")
             words += 2
-    options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
     names = ", ".join(name for name, _ in arguments)
     text = "\n".join("    " + line for line in lines)
     entry = "\n".join(f"        {o}," for o in operands)
     return with_header(
-        f"@njit({options}{', parallel=True' if parallel else ''})\ndef kernel({names}):\n{text}\n\n\n"
-        f"@cfunc(types.void(types.intp), cache=True)\ndef entry(p):\n    kernel(\n{entry}\n    )\n"
+        f"@compiled(parallel={parallel})\ndef kernel({names}):\n{text}\n\n\n"
+        f"@entry\ndef run(p):\n    kernel(\n{entry}\n    )\n"
     )

@@ -12,10 +12,10 @@ import os
 
 import numpy as np
 
-#: below this many elements a loop is not worth splitting over threads
-PARALLEL_FROM = 1 << 16
+from minidl_kernels.numba.simd.common import FUSED_PARALLEL_FROM
+
 #: elements that are added up in the dtype itself; sums of so many are added up in float64
-PIECE = 1 << 11
+SUMMED = 1 << 11
 #: parts into which rows are cut whose sum is taken along columns
 _PARTS = 16
 
@@ -93,7 +93,7 @@ class _Lines:
 
 def elementwise(loops: list[int], body: list[str]) -> tuple[list[str], bool]:
     """The nest of loops around ``body``, and whether it is parallel."""
-    parallel = math.prod(loops) >= PARALLEL_FROM
+    parallel = math.prod(loops) >= FUSED_PARALLEL_FROM
     out = _Lines()
     if parallel and len(loops) == 1:
         chunk = -(-loops[0] // (8 * (os.cpu_count() or 1)))
@@ -116,16 +116,16 @@ def along_rows(
     parallel, and the length of the scratch arrays ``p0`` … of the reductions (0: none).
     """
     last, n = len(loops) - 1, loops[-1]
-    per_row = -(-n // PIECE)
+    per_row = -(-n // SUMMED)
     outer = [k for k in range(len(loops)) if kept[k]]
     inner = [k for k in range(last) if not kept[k]]
     rows, pieces = math.prod(loops[k] for k in outer), math.prod(loops[k] for k in inner) * per_row
-    parallel = math.prod(loops) >= PARALLEL_FROM
+    parallel = math.prod(loops) >= FUSED_PARALLEL_FROM
     out = _Lines()
     out.loop("task", str(rows * pieces), parallel)
     out.add("t = np.int64(task)", "u = t")
     if per_row > 1:
-        out.add(f"begin = u % {per_row} * {PIECE}", f"end = min(begin + {PIECE}, {n})", f"u //= {per_row}")
+        out.add(f"begin = u % {per_row} * {SUMMED}", f"end = min(begin + {SUMMED}, {n})", f"u //= {per_row}")
     for k in reversed(outer + inner):
         out.add(f"i{k} = u % {loops[k]}", f"u //= {loops[k]}")
     extent = "begin, end" if per_row > 1 else str(n)
@@ -163,7 +163,7 @@ def along_columns(
     Returns the same as :func:`along_rows`.
     """
     size = math.prod(n for n, k in zip(loops, kept) if k)
-    parallel = math.prod(loops) >= PARALLEL_FROM
+    parallel = math.prod(loops) >= FUSED_PARALLEL_FROM
     parts = min(_PARTS, loops[0]) if parallel and not kept[0] else 1
     out = _Lines()
     if parts > 1:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, get_num_threads, njit, types
+from numba import carray, get_num_threads, types
 from numba.extending import get_cython_function_address, intrinsic
 from numpy.lib.stride_tricks import as_strided
 
 from minidl_kernels.numba.compiler.memory import Workspace
 from minidl_kernels.numba.simd import gemm
+from minidl_kernels.numba.simd.compiled import compiled, entry
 from minidl_kernels.numba.simd.words import pointer, word
 
 _WORD = ir.IntType(64)
@@ -63,7 +64,7 @@ def _call_gemm(typingctx, operands):
     return types.void(types.intp), codegen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run(functions, places, block):
     """Make the calls one after the other."""
     base = block.ctypes.data
@@ -73,7 +74,7 @@ def run(functions, places, block):
 
 @cache
 def _gemm_entry() -> Any:
-    return cfunc(types.void(types.intp), cache=True)(_gemm)
+    return entry(_gemm)
 
 
 def _gemm(operands):
@@ -103,7 +104,7 @@ def _matmul_entry(char: str) -> Any:
             word(operands, 12),
         )
 
-    return cfunc(types.void(types.intp), cache=True)(matmul)
+    return entry(matmul)
 
 
 @cache

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import PARALLEL, SERIAL, over_rows, plain
+from minidl_kernels.numba.simd.common import over_rows, plain
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.vecmath import add_any_order, exp, log, nan_max
 
 _BLOCK = 32
 
 
-@njit(**SERIAL)
+@compiled
 def _softmax_rows(x, out, start, stop):
     one = x.dtype.type(1)
     for i in range(start, stop):
@@ -31,7 +32,7 @@ def _softmax_rows(x, out, start, stop):
             out[i, j] *= scale
 
 
-@njit(**SERIAL)
+@compiled
 def _softmax_grad_rows(g, y, out, start, stop):
     for i in range(start, stop):
         total = g.dtype.type(0)
@@ -41,7 +42,7 @@ def _softmax_grad_rows(g, y, out, start, stop):
             out[i, j] = y[i, j] * (g[i, j] - total)
 
 
-@njit(**SERIAL)
+@compiled
 def _log_softmax_rows(x, out, start, stop):
     # in blocks of rows, so that the logarithms are taken in a loop of their own, which is vectorized
     tops, logsums = np.empty(_BLOCK, x.dtype), np.empty(_BLOCK, x.dtype)
@@ -65,7 +66,7 @@ def _log_softmax_rows(x, out, start, stop):
                 out[i, j] = (x[i, j] - top) - logsum
 
 
-@njit(**SERIAL)
+@compiled
 def _log_softmax_grad_rows(g, y, out, start, stop):
     for i in range(start, stop):
         total = g.dtype.type(0)
@@ -75,25 +76,25 @@ def _log_softmax_grad_rows(g, y, out, start, stop):
             out[i, j] = g[i, j] - exp(y[i, j]) * total
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _softmax_pieces(x, out, count):
     for c in prange(count):
         _softmax_rows(x, out, c * x.shape[0] // count, (c + 1) * x.shape[0] // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _softmax_grad_pieces(g, y, out, count):
     for c in prange(count):
         _softmax_grad_rows(g, y, out, c * g.shape[0] // count, (c + 1) * g.shape[0] // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _log_softmax_pieces(x, out, count):
     for c in prange(count):
         _log_softmax_rows(x, out, c * x.shape[0] // count, (c + 1) * x.shape[0] // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _log_softmax_grad_pieces(g, y, out, count):
     for c in prange(count):
         _log_softmax_grad_rows(g, y, out, c * g.shape[0] // count, (c + 1) * g.shape[0] // count)

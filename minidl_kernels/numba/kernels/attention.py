@@ -12,10 +12,11 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, get_num_threads, njit, prange, types
+from numba import from_dtype, get_num_threads, prange, types
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import FLOATS, PARALLEL, PARALLEL_FROM, SERIAL
+from minidl_kernels.numba.simd.common import FLOATS, PARALLEL_FROM
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.gemm import (
     pack_transposed,
     packed_product,
@@ -35,7 +36,7 @@ _QUERIES_APART = 256
 _TOLERANCE = {"nonfinite": "may spread"}
 
 
-@njit(**SERIAL)
+@compiled
 def _finite(x, sums):
     """Are all numbers of ``x`` finite? ``sums`` is scratch, as long as a row."""
     zero = x.dtype.type(0)
@@ -50,7 +51,7 @@ def _finite(x, sums):
     return good
 
 
-@njit(**SERIAL)
+@compiled
 def _scores(panel, keys, seen, bias, causal, i0, j0, rows, s):
     """``s`` (keys, queries) = the scaled scores of ``rows`` queries from ``i0`` on, packed, and keys from ``j0`` on."""
     nothing = s.dtype.type(-np.inf)
@@ -71,7 +72,7 @@ def _scores(panel, keys, seen, bias, causal, i0, j0, rows, s):
                 row[i] += nothing
 
 
-@njit(**SERIAL)
+@compiled
 def _forward_rows(q, k, v, seen, bias, causal, skip, scale, panel, s, top, total, by, acc, out, lse, start, stop):
     """Queries ``start`` to ``stop`` of one head; ``panel``, ``s``, ``top``, ``total``, ``by``, ``acc`` are scratch."""
     zero, one = q.dtype.type(0), q.dtype.type(1)
@@ -112,7 +113,7 @@ def _forward_rows(q, k, v, seen, bias, causal, skip, scale, panel, s, top, total
             lse[i0 + i] = total[i]
 
 
-@njit(**SERIAL)
+@compiled
 def _forward_items(q, k, v, seen, bias, causal, scale, out, lse, apart, start, stop):
     """Work items ``start`` to ``stop``: head by head, each in ``apart`` parts of its queries."""
     heads, queries, share, wide = q.shape[1], q.shape[2], q.shape[1] // k.shape[1], panel_width(q)
@@ -142,7 +143,7 @@ def _forward_parallel(q, k, v, seen, bias, causal, scale, out, lse, apart, count
         )
 
 
-@njit(**SERIAL)
+@compiled
 def _backward_rows(
     g, g_lse, q, k, v, seen, bias, y, lse, causal, skip, scale, q_panel, g_panel, s, d, base, delta, dq, dk, dv
 ):
@@ -177,7 +178,7 @@ def _backward_rows(
             product(slopes.T[: i1 - i0], k[j0:j1], dq[i0:i1], j0 > 0)
 
 
-@njit(**SERIAL)
+@compiled
 def _backward_items(g, g_lse, q, k, v, seen, bias, y, lse, causal, scale, dq, dk, dv, start, stop):
     """The heads ``start`` to ``stop`` of ``k`` and ``v``, each with all heads of ``q`` that it serves."""
     heads, share, wide = k.shape[1], q.shape[1] // k.shape[1], panel_width(q)
@@ -228,7 +229,7 @@ def _compiled(function: Any, arguments: str, dtype: np.dtype, parallel: bool) ->
         "b": types.boolean,
         "n": types.intp,
     }
-    return njit(types.void(*(kinds[a] for a in arguments)), **(PARALLEL if parallel else SERIAL))(function)
+    return compiled(function, parallel=parallel, signature=types.void(*(kinds[a] for a in arguments)))
 
 
 def _run(items: Any, parallel: Any, arguments: str, dtype: np.dtype, work: int, count: int, *values: Any) -> None:

@@ -26,10 +26,11 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import get_thread_id, njit, prange
+from numba import get_thread_id, prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import FLOATS, PARALLEL, SERIAL
+from minidl_kernels.numba.simd.common import FLOATS
+from minidl_kernels.numba.simd.compiled import compiled, inlined
 from minidl_kernels.numba.simd.tiles import DOT_COLUMNS, DOT_ROWS, ROWS, dot, lanes, product
 
 #: tasks into which work is cut if there is so much: enough for as many threads
@@ -97,19 +98,19 @@ def workspace(size: int, dtype: Any) -> np.ndarray:
 # Compiled
 
 
-@njit(forceinline=True)
+@inlined
 def _copy(x, start, step, buffer, to, count):
     for i in range(count):
         buffer[np.uintp(to + i)] = x[np.uintp(start + i * step)]
 
 
-@njit(forceinline=True)
+@inlined
 def _zero(buffer, to, count):
     for i in range(count):
         buffer[np.uintp(to + i)] = 0
 
 
-@njit(**SERIAL)
+@compiled
 def _fill(x, all_channels, channel, channels, sample, samples, images, remainders, slack, buffer):
     """Copy ``images.samples`` samples, of which those from ``samples`` on are not there, into ``buffer``."""
     to = 0
@@ -138,7 +139,7 @@ def _fill(x, all_channels, channel, channels, sample, samples, images, remainder
     return to + images.beyond + slack
 
 
-@njit(**SERIAL)
+@compiled
 def _pack(weight, at, row_step, channel_step, channels, taps, first, rows, packed, to):
     """Weights of a few rows of results, those of one channel and tap together."""
     for c in range(channels):
@@ -149,7 +150,7 @@ def _pack(weight, at, row_step, channel_step, channels, taps, first, rows, packe
             to += rows
 
 
-@njit(**SERIAL)
+@compiled
 def _write(tile, width, rows, first, end, samples, images, run, bias, at_bias, out, at, sample_step, size):
     """Put results ``first`` to ``end`` of the buffer's pixels, with the bias, where they belong in ``out``."""
     columns = images.columns
@@ -171,7 +172,7 @@ def _write(tile, width, rows, first, end, samples, images, run, bias, at_bias, o
             to += size[0] * size[1]
 
 
-@njit(**SERIAL)
+@compiled
 def _convolve_block(
     buffer, tile, images, samples, run, packed, at_packed, offsets, at_offsets, inner, panels, bias, at_bias, out, at,
     sample_step, size, block,
@@ -200,7 +201,7 @@ def _convolve_block(
             )  # fmt: skip
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _convolve(
     x, weight, bias, out, samples, groups, channels, rows, steps, images, remainders, passes, taps, offsets, panels,
     parts, block, packed, buffers, size,
@@ -238,7 +239,7 @@ def _convolve(
             )  # fmt: skip
 
 
-@njit(**SERIAL)
+@compiled
 def _widen(g, all_rows, row, rows, sample, samples, images, size, length, wide, to):
     """Rows of the output's gradient as pixels of the buffer, with zeros between them; rows that are not there are 0."""
     plane = size[0] * size[1]
@@ -252,7 +253,7 @@ def _widen(g, all_rows, row, rows, sample, samples, images, size, length, wide, 
         to += length
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _weight_grad(
     g, x, out, samples, groups, channels, rows, images, remainders, offsets, inner, sums, parts, row_parts, length,
     lanes, buffers, size,

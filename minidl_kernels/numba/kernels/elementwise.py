@@ -8,7 +8,6 @@ quicker code than its formula says, it is registered here, for both.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from minidl_kernels.numba.compiler.cache import load_source, with_header
 from minidl_kernels.numba.compiler.expressions import NUMBA_TYPES, constant
 from minidl_kernels.numba.compiler.rules import expression
 from minidl_kernels.numba.compiler.symbolic import of_primitive
+from minidl_kernels.numba.simd import vecmath
 from minidl_kernels.numba.simd.common import over_rows, plain
 
 expression("erf", "vecmath.erf{bits}({0})")
@@ -44,7 +44,7 @@ def _gelu(char: str, *, approximate: str) -> str | None:
         return "({0} * vecmath.normal_cdf{bits}({0}))"
     if approximate != "tanh":
         return None
-    scale, cubic, half = constant(math.sqrt(2 / math.pi), char), constant(0.044715, char), constant(0.5, char)
+    scale, cubic, half = constant(vecmath.GELU_SCALE, char), constant(vecmath.GELU_CUBIC, char), constant(0.5, char)
     inner = f"{scale} * {{0}} * ({{one}} + {cubic} * ({{0}} * {{0}}))"
     return f"({half} * {{0}} * ({{one}} + vecmath.tanh{{bits}}({inner})))"
 
@@ -91,13 +91,12 @@ def _loops(name: str, params: dict[str, Any], dtype: np.dtype) -> tuple[Any, Any
     for value, (char, text) in zip(values[count:], code.lines):
         body.append(f"{value} = {NUMBA_TYPES[char]}({text.format(*values)})")
     lines = "".join(f"        {line}\n" for line in [*body, f"out[i] = {values[-1]}"])
-    options = 'cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}'
     source = with_header(
-        f"@njit({options})\n"
+        "@compiled\n"
         f"def part({names}, start, stop):\n"
         f"    {names} = {parts}\n"
         f"    for i in range(out.size):\n{lines}\n\n"
-        f"@njit({options}, parallel=True)\n"
+        "@compiled(parallel=True)\n"
         f"def pieces({names}, count):\n"
         f"    for c in prange(count):\n"
         f"        part({names}, c * out.size // count, (c + 1) * out.size // count)\n"

@@ -10,26 +10,18 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
 from minidl.ops.indexing import Slot
-from minidl_kernels.numba.simd.common import (
-    PARALLEL,
-    PARALLEL_FROM,
-    PIECE,
-    SERIAL,
-    flat_indices,
-    over_rows,
-    pieces,
-    plain,
-)
+from minidl_kernels.numba.simd.common import PARALLEL_FROM, PIECE, flat_indices, over_rows, pieces, plain
+from minidl_kernels.numba.simd.compiled import compiled
 
 _FLOAT_NAMES = ("float32", "float64")
 _NO_ROW = -1
 
 
-@njit(**SERIAL)
+@compiled
 def _add_slices(x, index, skipped, out, first, last, low, high):
     """out[o, index[m], i] += x[o, m, i] for first <= o < last, low <= i < high, where index[m] is not ``skipped``."""
     # Unsigned, so that Numba does not look for indices that count from the end: such a loop would not be vectorized
@@ -42,7 +34,7 @@ def _add_slices(x, index, skipped, out, first, last, low, high):
                     out[o, k, i] += x[o, m, i]
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _add_slices_pieces(x, index, skipped, out, rows, columns):
     """Cut into ``rows`` times ``columns`` pieces."""
     n, width = x.shape[0], x.shape[2]
@@ -53,7 +45,7 @@ def _add_slices_pieces(x, index, skipped, out, rows, columns):
         )
 
 
-@njit(**SERIAL)
+@compiled
 def _add_elements(x, index, out, first, last):
     """out[o, index[o, m, i], i] += x[o, m, i] for first <= o < last."""
     for o in range(first, last):
@@ -62,13 +54,13 @@ def _add_elements(x, index, out, first, last):
                 out[o, index[o, m, i], i] += x[o, m, i]
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _add_elements_pieces(x, index, out, count):
     for c in prange(count):
         _add_elements(x, index, out, c * x.shape[0] // count, (c + 1) * x.shape[0] // count)
 
 
-@njit(**SERIAL)
+@compiled
 def _from_the_start(index, size, negative, out):
     """``index`` with numbers that count from the end made to count from the start; returns how many do not fit."""
     wrong = 0

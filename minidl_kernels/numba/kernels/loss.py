@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, SERIAL, flat_indices, over_rows, pieces, plain
+from minidl_kernels.numba.simd.common import PARALLEL_FROM, flat_indices, over_rows, pieces, plain
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.vecmath import add_any_order, exp, log, nan_max
 
 _NO_WEIGHT = {np.dtype(d): np.empty(0, d) for d in (np.float32, np.float64)}
 
 
-@njit(**SERIAL)
+@compiled
 def _in_range(target, classes, ignore):
     wrong = 0
     for i in range(target.size):
@@ -22,7 +23,7 @@ def _in_range(target, classes, ignore):
     return wrong == 0
 
 
-@njit(**SERIAL)
+@compiled
 def _class_and_weight(t, weight, ignore, zero):
     """(class, weight) of an entry; an ignored one counts as of class 0 with 0 times its weight, as in the reference."""
     if t == ignore:
@@ -30,7 +31,7 @@ def _class_and_weight(t, weight, ignore, zero):
     return t, weight[t] if weight.size else zero + 1
 
 
-@njit(**SERIAL)
+@compiled
 def _loss_rows(x, target, weight, smoothing, ignore, top, logsum, loss, start, stop):
     zero = x.dtype.type(0)
     for i in range(start, stop):
@@ -62,7 +63,7 @@ def _loss_rows(x, target, weight, smoothing, ignore, top, logsum, loss, start, s
         loss[i] = value
 
 
-@njit(**SERIAL)
+@compiled
 def _reduce(target, weight, ignore, mean, loss, reduced, total):
     """The sum of the weights into ``total``; the sum or mean of ``loss`` into ``reduced``, unless that is empty."""
     weights = losses = 0.0
@@ -75,7 +76,7 @@ def _reduce(target, weight, ignore, mean, loss, reduced, total):
         reduced[0] = losses / weights if mean else losses
 
 
-@njit(**SERIAL)
+@compiled
 def _loss_serial(x, target, weight, smoothing, ignore, mean, top, logsum, loss, reduced, total):
     if not _in_range(target, x.shape[1], ignore):
         return False
@@ -84,7 +85,7 @@ def _loss_serial(x, target, weight, smoothing, ignore, mean, top, logsum, loss, 
     return True
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _loss_pieces(x, target, weight, smoothing, ignore, mean, top, logsum, loss, reduced, total, count):
     if not _in_range(target, x.shape[1], ignore):
         return False
@@ -95,7 +96,7 @@ def _loss_pieces(x, target, weight, smoothing, ignore, mean, top, logsum, loss, 
     return True
 
 
-@njit(**SERIAL)
+@compiled
 def _grad_rows(g, x, target, top, logsum, total, weight, smoothing, ignore, reduction, out, start, stop):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     kept, spread = x.dtype.type(1 - smoothing), x.dtype.type(smoothing / x.shape[1])
@@ -127,7 +128,7 @@ def _grad_rows(g, x, target, top, logsum, total, weight, smoothing, ignore, redu
             out[i, t] = (exp((x[i, t] - top[i]) - logsum[i]) * whole - q) * gi
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _grad_pieces(g, x, target, top, logsum, total, weight, smoothing, ignore, reduction, out, count):
     n = x.shape[0]
     for c in prange(count):

@@ -12,17 +12,16 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, SERIAL, over_rows, pieces, plain
+from minidl_kernels.numba.simd.common import PARALLEL_FROM, over_rows, pieces, plain
+from minidl_kernels.numba.simd.compiled import compiled, inlined
 from minidl_kernels.numba.simd.vecmath import add_any_order
 
 # No fused multiply-add: gradients are differences of nearly equal terms where a row is short, and these cancel exactly
 # only if all products are rounded alike.
-_SERIAL = {**SERIAL, "fastmath": {"nsz"}}
-_PARALLEL = {**PARALLEL, "fastmath": {"nsz"}}
-_INLINE = {"forceinline": True, "error_model": "numpy", "fastmath": {"nsz"}}
+_FASTMATH = frozenset({"nsz"})
 
 _FLOAT_NAMES = ("float32", "float64")
 
@@ -40,7 +39,7 @@ def _flat(a: np.ndarray | None, n: int, dtype: np.dtype, absent: int) -> np.ndar
 # Rows: layer normalization; without centring, root-mean-square normalization
 
 
-@njit(**_INLINE)
+@inlined(fastmath=_FASTMATH)
 def _row_statistics(x, i, eps, centred):
     """(mean, 1 / standard deviation) of row i; the mean counts as 0 if not ``centred``."""
     n = x.dtype.type(x.shape[1])
@@ -56,7 +55,7 @@ def _row_statistics(x, i, eps, centred):
     return mean, x.dtype.type(1) / np.sqrt(total / n + x.dtype.type(eps))
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _norm_rows(x, weight, bias, eps, centred, out, start, stop):
     for i in range(start, stop):
         mean, r = _row_statistics(x, i, eps, centred)
@@ -64,13 +63,13 @@ def _norm_rows(x, weight, bias, eps, centred, out, start, stop):
             out[i, j] = (x[i, j] - mean) * r * weight[j] + bias[j]
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _norm_pieces(x, weight, bias, eps, centred, out, count):
     for c in prange(count):
         _norm_rows(x, weight, bias, eps, centred, out, c * x.shape[0] // count, (c + 1) * x.shape[0] // count)
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _norm_backward_rows(g, x, weight, eps, centred, dx, dweight, dbias, start, stop):
     """dx of the rows; their part of the sums is put into ``dweight`` and ``dbias``."""
     n = x.dtype.type(x.shape[1])
@@ -92,7 +91,7 @@ def _norm_backward_rows(g, x, weight, eps, centred, dx, dweight, dbias, start, s
             dbias[j] += g[i, j]
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _sum_over_pieces(parts, out):
     out[:] = 0
     for c in range(parts.shape[0]):
@@ -100,7 +99,7 @@ def _sum_over_pieces(parts, out):
             out[j] += parts[c, j]
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _norm_backward_pieces(g, x, weight, eps, centred, dx, dweight, dbias, count):
     dweights, dbiases = np.empty((count, weight.size), x.dtype), np.empty((count, weight.size), x.dtype)
     for c in prange(count):
@@ -191,7 +190,7 @@ def rms_norm_backward(
 # Groups of channels: x is (N, groups, channels of a group, pixels)
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _group_norm_rows(x, weight, bias, eps, out, start, stop):
     """Groups ``start`` to ``stop`` of all samples' groups."""
     groups, channels, pixels = x.shape[1], x.shape[2], x.shape[3]
@@ -204,7 +203,7 @@ def _group_norm_rows(x, weight, bias, eps, out, start, stop):
                 out[s, group, k, p] = (x[s, group, k, p] - mean) * r * w + b
 
 
-@njit(**_INLINE)
+@inlined(fastmath=_FASTMATH)
 def _group_statistics(x, s, group, eps):
     n = x.shape[2] * x.shape[3]
     mean = square = 0.0
@@ -223,14 +222,14 @@ def _group_statistics(x, s, group, eps):
     return centre, x.dtype.type(1) / np.sqrt(x.dtype.type(square / n) + x.dtype.type(eps))
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _group_norm_pieces(x, weight, bias, eps, out, count):
     rows = x.shape[0] * x.shape[1]
     for c in prange(count):
         _group_norm_rows(x, weight, bias, eps, out, c * rows // count, (c + 1) * rows // count)
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _group_norm_backward_rows(g, x, weight, eps, dx, dweight, dbias, start, stop):
     groups, channels, pixels = x.shape[1], x.shape[2], x.shape[3]
     n = x.dtype.type(channels * pixels)
@@ -261,7 +260,7 @@ def _group_norm_backward_rows(g, x, weight, eps, dx, dweight, dbias, start, stop
                 dx[s, group, k, p] = (g[s, group, k, p] * w - z * along - total) * r
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _group_norm_backward_pieces(g, x, weight, eps, dx, dweight, dbias, count):
     dweights, dbiases = np.empty((count, weight.size), x.dtype), np.empty((count, weight.size), x.dtype)
     rows = x.shape[0] * x.shape[1]
@@ -317,7 +316,7 @@ def group_norm_backward(
 # Batch normalization: x is (N, C, pixels), each channel by itself
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _batch_norm_channels(x, weight, bias, eps, out, means, variances, start, stop):
     n = x.shape[0] * x.shape[2]
     for c in range(start, stop):
@@ -343,7 +342,7 @@ def _batch_norm_channels(x, weight, bias, eps, out, means, variances, start, sto
                 out[s, c, p] = (x[s, c, p] - centre) * rstd * w + b
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _batch_norm_pieces(x, weight, bias, eps, out, means, variances, count):
     for c in prange(count):
         _batch_norm_channels(
@@ -351,7 +350,7 @@ def _batch_norm_pieces(x, weight, bias, eps, out, means, variances, count):
         )
 
 
-@njit(**_SERIAL)
+@compiled(fastmath=_FASTMATH)
 def _batch_norm_backward_channels(g, dmean, dvar, x, weight, mean, var, eps, dx, dweight, dbias, start, stop):
     n = x.dtype.type(x.shape[0] * x.shape[2])
     one, two = x.dtype.type(1), x.dtype.type(2)
@@ -377,7 +376,7 @@ def _batch_norm_backward_channels(g, dmean, dvar, x, weight, mean, var, eps, dx,
                 dx[s, c, p] = (x[s, c, p] - centre) * rstd * of_z + shift + g[s, c, p] * scale
 
 
-@njit(**_PARALLEL)
+@compiled(parallel=True, fastmath=_FASTMATH)
 def _batch_norm_backward_pieces(g, dmean, dvar, x, weight, mean, var, eps, dx, dweight, dbias, count):
     for c in prange(count):
         _batch_norm_backward_channels(

@@ -14,18 +14,19 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, prange
+from numba import carray, prange
 
 from minidl.backend import kernel
 from minidl_kernels.numba.compiler.rules import joint
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, PIECE, SERIAL, over_rows, plain
+from minidl_kernels.numba.simd.common import PARALLEL_FROM, PIECE, over_rows, plain
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.vecmath import nan_max
 from minidl_kernels.numba.simd.words import pointer
 
 _FLOAT_NAMES = ("float32", "float64")
 
 
-@njit(**SERIAL)
+@compiled
 def _sgd(p, g, lr, sign, decay, start, stop):
     p, g = p[start:stop], g[start:stop]
     lr, sign, decay = p.dtype.type(lr), p.dtype.type(sign), p.dtype.type(decay)
@@ -36,7 +37,7 @@ def _sgd(p, g, lr, sign, decay, start, stop):
         p[i] -= lr * d
 
 
-@njit(**SERIAL)
+@compiled
 def _momentum(p, g, buf, lr, momentum, fresh, nesterov, sign, decay, start, stop):
     p, g, buf = p[start:stop], g[start:stop], buf[start:stop]
     lr, momentum, fresh = p.dtype.type(lr), p.dtype.type(momentum), p.dtype.type(fresh)
@@ -50,7 +51,7 @@ def _momentum(p, g, buf, lr, momentum, fresh, nesterov, sign, decay, start, stop
         p[i] -= lr * (d + momentum * b if nesterov else b)
 
 
-@njit(**SERIAL)
+@compiled
 def _adam(p, g, m, v, rate, beta1, beta2, eps, shrink, sign, decay, start, stop):
     p, g, m, v = p[start:stop], g[start:stop], m[start:stop], v[start:stop]
     dtype = p.dtype.type
@@ -68,7 +69,7 @@ def _adam(p, g, m, v, rate, beta1, beta2, eps, shrink, sign, decay, start, stop)
         v[i] = second
 
 
-@njit(**SERIAL)
+@compiled
 def _amsgrad(p, g, m, v, largest, rate, beta1, beta2, eps, shrink, sign, decay, start, stop):
     p, g, m, v, largest = p[start:stop], g[start:stop], m[start:stop], v[start:stop], largest[start:stop]
     dtype = p.dtype.type
@@ -88,7 +89,7 @@ def _amsgrad(p, g, m, v, largest, rate, beta1, beta2, eps, shrink, sign, decay, 
         largest[i] = top
 
 
-@njit(**SERIAL)
+@compiled
 def _ema(average, p, new, start, stop):
     average, p = average[start:stop], p[start:stop]
     new = average.dtype.type(new)
@@ -96,19 +97,19 @@ def _ema(average, p, new, start, stop):
         average[i] += new * (p[i] - average[i])
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _sgd_pieces(p, g, lr, sign, decay, count):
     for c in prange(count):
         _sgd(p, g, lr, sign, decay, c * p.size // count, (c + 1) * p.size // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _momentum_pieces(p, g, buf, lr, momentum, fresh, nesterov, sign, decay, count):
     for c in prange(count):
         _momentum(p, g, buf, lr, momentum, fresh, nesterov, sign, decay, c * p.size // count, (c + 1) * p.size // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _adam_pieces(p, g, m, v, rate, beta1, beta2, eps, shrink, sign, decay, count):
     for c in prange(count):
         _adam(
@@ -117,7 +118,7 @@ def _adam_pieces(p, g, m, v, rate, beta1, beta2, eps, shrink, sign, decay, count
         )  # fmt: skip
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _amsgrad_pieces(p, g, m, v, largest, rate, beta1, beta2, eps, shrink, sign, decay, count):
     for c in prange(count):
         _amsgrad(
@@ -126,13 +127,13 @@ def _amsgrad_pieces(p, g, m, v, largest, rate, beta1, beta2, eps, shrink, sign, 
         )  # fmt: skip
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _ema_pieces(average, p, new, count):
     for c in prange(count):
         _ema(average, p, new, c * p.size // count, (c + 1) * p.size // count)
 
 
-@njit(**SERIAL)
+@compiled
 def _array(table, row, column, like):
     return carray(pointer(table[row, column]), (table[row, table.shape[1] - 1],), like.dtype)
 
@@ -162,7 +163,7 @@ def _amsgrad_rows(table, like, numbers):
 
 
 # serial, and on all threads
-_ROWS = {f: (njit(**SERIAL)(f), njit(**PARALLEL)(f)) for f in (_sgd_rows, _momentum_rows, _adam_rows, _amsgrad_rows)}
+_ROWS = {f: (compiled(f), compiled(f, parallel=True)) for f in (_sgd_rows, _momentum_rows, _adam_rows, _amsgrad_rows)}
 
 
 def _place(arrays: tuple[np.ndarray, ...], out: Any) -> tuple[np.ndarray, ...]:

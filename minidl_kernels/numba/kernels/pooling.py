@@ -11,26 +11,25 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
 from minidl.ops import pooling as reference
-from minidl_kernels.numba.simd.common import FLOATS, PARALLEL, SERIAL, over_rows
+from minidl_kernels.numba.simd.common import FLOATS, over_rows
+from minidl_kernels.numba.simd.compiled import compiled, inlined
 from minidl_kernels.numba.simd.vecmath import nan_max
-
-_INLINE = {"forceinline": True, "error_model": "numpy"}
 
 # Unsigned indices: they are not from the end of the array if negative, and without the question loops are vectorized.
 
 
-@njit(**_INLINE)
+@inlined
 def _whole(kernel, dilation, stride, padding, size, windows):
     """The first and the end of the windows along an axis that are inside the image."""
     low = max(0, min(windows, (padding + stride - 1) // stride))
     return low, max(low, min(windows, (size + padding - dilation * (kernel - 1) - 1) // stride + 1))
 
 
-@njit(**_INLINE)
+@inlined
 def _max_windows(x, start, pixel, width, rows, columns, dilation, stride, number, best, index, to):
     """Maxima of ``number`` windows along a row, from ``start`` in ``x`` on, which is ``pixel`` of its plane."""
     for o in range(number):
@@ -46,14 +45,14 @@ def _max_windows(x, start, pixel, width, rows, columns, dilation, stride, number
         best[np.uintp(to + o)] = largest
 
 
-@njit(**_INLINE)
+@inlined
 def _clip(begin, kernel, dilation, size):
     """The positions in a window, first and end, that are in the image."""
     low = (-begin + dilation - 1) // dilation if begin < 0 else 0
     return low, max(low, min(kernel, (size - begin + dilation - 1) // dilation))
 
 
-@njit(**SERIAL)
+@compiled
 def _max_planes(x, size, kernel, stride, padding, dilation, out, best, index, begin, end):
     height, width = size
     low, stop = _whole(kernel[1], dilation[1], stride[1], padding[1], width, out[1])
@@ -87,7 +86,7 @@ def _max_planes(x, size, kernel, stride, padding, dilation, out, best, index, be
                 _max_windows(x, start, pixel, width, rows, j_end - j, dilation, stride[1], 1, best, index, to + o)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _max_pieces(x, size, kernel, stride, padding, dilation, out, best, index, count):
     n = best.size // (out[0] * out[1])
     for c in prange(count):
@@ -96,7 +95,7 @@ def _max_pieces(x, size, kernel, stride, padding, dilation, out, best, index, co
         )  # fmt: skip
 
 
-@njit(**SERIAL)
+@compiled
 def _max_grad_planes(g, index, image, valid, begin, end):
     pixels = image.shape[1]
     for plane in range(begin, end):
@@ -109,14 +108,14 @@ def _max_grad_planes(g, index, image, valid, begin, end):
                 image[plane, at] += g[plane, o]
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _max_grad_pieces(g, index, image, valid, count):
     n = g.shape[0]
     for c in prange(count):
         _max_grad_planes(g, index, image, valid, c * n // count, (c + 1) * n // count)
 
 
-@njit(**_INLINE)
+@inlined
 def _sum_windows(x, start, width, rows, columns, stride, number, total, to):
     """Sums of ``number`` windows along a row; the first begins at ``start`` in ``x``."""
     for o in range(number):
@@ -127,7 +126,7 @@ def _sum_windows(x, start, width, rows, columns, stride, number, total, to):
         total[np.uintp(to + o)] = s
 
 
-@njit(**SERIAL)
+@compiled
 def _avg_planes(x, size, kernel, stride, padding, row_counts, column_counts, total, begin, end):
     height, width = size
     out = row_counts.size, column_counts.size
@@ -160,7 +159,7 @@ def _avg_planes(x, size, kernel, stride, padding, row_counts, column_counts, tot
                 total[np.uintp(to + o)] /= row_counts[r] * column_counts[o]
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _avg_pieces(x, size, kernel, stride, padding, row_counts, column_counts, total, count):
     n = total.size // (row_counts.size * column_counts.size)
     for c in prange(count):
@@ -169,13 +168,13 @@ def _avg_pieces(x, size, kernel, stride, padding, row_counts, column_counts, tot
         )  # fmt: skip
 
 
-@njit(**_INLINE)
+@inlined
 def _spread(share, image, at, low, stop, stride):
     for o in range(low, stop):
         image[np.uintp(at + o * stride)] += share[np.uintp(o)]
 
 
-@njit(**SERIAL)
+@compiled
 def _avg_grad_planes(g, size, kernel, stride, padding, row_counts, column_counts, image, begin, end):
     height, width = size
     columns = column_counts.size
@@ -200,7 +199,7 @@ def _avg_grad_planes(g, size, kernel, stride, padding, row_counts, column_counts
                         _spread(share, image, at, low, stop, stride[1])
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _avg_grad_pieces(g, size, kernel, stride, padding, row_counts, column_counts, image, count):
     n = image.size // (size[0] * size[1])
     for c in prange(count):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import PARALLEL, PARALLEL_FROM, SERIAL, pieces, plain
+from minidl_kernels.numba.simd.common import PARALLEL_FROM, pieces, plain
+from minidl_kernels.numba.simd.compiled import compiled
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -17,7 +18,7 @@ _32 = np.uint64(32)
 _BLOCK = 256
 
 
-@njit(**SERIAL)
+@compiled
 def _words(first, count, key0, key1, words):
     """``words[j, i]`` becomes word j of the block with counter ``first + i``, for i < count."""
     for i in range(count):
@@ -34,7 +35,7 @@ def _words(first, count, key0, key1, words):
         words[0, i], words[1, i], words[2, i], words[3, i] = c0, c1, c2, c3
 
 
-@njit(**SERIAL)
+@compiled
 def _bits(out, key0, key1, offset, start, stop):
     """``out[start:stop]`` of the words from ``offset`` on. ``offset`` and the numbers of words are below 2^63."""
     words = np.empty((4, _BLOCK), np.uint32)
@@ -53,13 +54,13 @@ def _bits(out, key0, key1, offset, start, stop):
         block += _BLOCK
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _bits_pieces(out, key0, key1, offset, count):
     for c in prange(count):
         _bits(out, key0, key1, offset, c * out.size // count, (c + 1) * out.size // count)
 
 
-@njit(**SERIAL)
+@compiled
 def _dropout(x, out, threshold, scale, key0, key1, offset, start, stop):
     words = np.empty((4, _BLOCK), np.uint32)
     zero, one, scale = x.dtype.type(0), x.dtype.type(1), x.dtype.type(scale)
@@ -84,7 +85,7 @@ def _dropout(x, out, threshold, scale, key0, key1, offset, start, stop):
         block += _BLOCK
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _dropout_pieces(x, out, threshold, scale, key0, key1, offset, count):
     for c in prange(count):
         _dropout(x, out, threshold, scale, key0, key1, offset, c * x.size // count, (c + 1) * x.size // count)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from minidl.backend import kernel
-from minidl_kernels.numba.simd.common import FLOATS, PARALLEL, PARALLEL_FROM, SERIAL
+from minidl_kernels.numba.simd.common import FLOATS, PARALLEL_FROM
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.gemm import ROWS, pack, pack_transposed, packed, packed_product
 from minidl_kernels.numba.simd.vecmath import nan_max, sigmoid, tanh
 
@@ -102,7 +103,7 @@ def _state_grad(dz: np.ndarray, y: np.ndarray, h0: np.ndarray, lengths: np.ndarr
         out += np.matmul(_flat(later).T, _flat(before))
 
 
-@njit(**SERIAL)
+@compiled
 def _before(states, initial, t, n, length, reverse):
     """The state that step ``t`` of row ``n`` started from."""
     if reverse:
@@ -110,13 +111,13 @@ def _before(states, initial, t, n, length, reverse):
     return states[t - 1, n] if t > 0 else initial[n]
 
 
-@njit(**SERIAL)
+@compiled
 def _add_into(total, x):
     for j in range(total.size):
         total[j] += x[j]
 
 
-@njit(**SERIAL)
+@compiled
 def _scale(x, factor):
     for j in range(x.size):
         x[j] *= factor
@@ -125,7 +126,7 @@ def _scale(x, factor):
 # Elman network
 
 
-@njit(**SERIAL)
+@compiled
 def _rnn_steps(y, bias, w, h, relu, lengths, reverse, start, stop):
     steps, zero = y.shape[0], y.dtype.type(0)
     for s in range(steps):
@@ -146,7 +147,7 @@ def _rnn_steps(y, bias, w, h, relu, lengths, reverse, start, stop):
                 _scale(new, zero)
 
 
-@njit(**SERIAL)
+@compiled
 def _rnn_steps_back(gy, dh, w, y, relu, dz, db, lengths, reverse, start, stop):
     steps = y.shape[0]
     zero, one = y.dtype.type(0), y.dtype.type(1)
@@ -175,14 +176,14 @@ def _rnn_steps_back(gy, dh, w, y, relu, dz, db, lengths, reverse, start, stop):
                 _add_into(dh[n], kept[n - start])
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _rnn_parallel(y, bias, w, h, relu, lengths, reverse, count):
     for c in prange(count):
         n = h.shape[0]
         _rnn_steps(y, bias, w, h, relu, lengths, reverse, c * n // count, (c + 1) * n // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _rnn_parallel_back(gy, dh, w, y, relu, dz, db, lengths, reverse, count):
     for c in prange(count):
         n = dh.shape[0]
@@ -236,7 +237,7 @@ def rnn_backward(
 # GRU
 
 
-@njit(**SERIAL)
+@compiled
 def _gru_steps(gates, bias_x, bias_h, w, u, h, y, hn, lengths, reverse, start, stop):
     steps, hidden, zero = gates.shape[0], h.shape[1], h.dtype.type(0)
     for s in range(steps):
@@ -261,7 +262,7 @@ def _gru_steps(gates, bias_x, bias_h, w, u, h, y, hn, lengths, reverse, start, s
                 _scale(new, zero)
 
 
-@njit(**SERIAL)
+@compiled
 def _gru_steps_back(gy, dh, h0, w, y, gates, hn, dz_x, dz_h, db_x, db_h, lengths, reverse, start, stop):
     steps, hidden = y.shape[0], y.shape[2]
     zero, one = y.dtype.type(0), y.dtype.type(1)
@@ -301,14 +302,14 @@ def _gru_steps_back(gy, dh, h0, w, y, gates, hn, dz_x, dz_h, db_x, db_h, lengths
             _add_into(dh[n], kept[n - start])
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _gru_parallel(gates, bias_x, bias_h, w, u, h, y, hn, lengths, reverse, count):
     for c in prange(count):
         n = h.shape[0]
         _gru_steps(gates, bias_x, bias_h, w, u, h, y, hn, lengths, reverse, c * n // count, (c + 1) * n // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _gru_parallel_back(gy, dh, h0, w, y, gates, hn, dz_x, dz_h, db_x, db_h, lengths, reverse, count):
     for c in prange(count):
         n = dh.shape[0]
@@ -367,7 +368,7 @@ def gru_backward(
 # LSTM
 
 
-@njit(**SERIAL)
+@compiled
 def _lstm_steps(gates, bias, w, h, c, y, cells, lengths, reverse, start, stop):
     steps, hidden, zero = gates.shape[0], h.shape[1], h.dtype.type(0)
     bias_g, bias_o = bias[2 * hidden : 3 * hidden], bias[3 * hidden :]
@@ -395,7 +396,7 @@ def _lstm_steps(gates, bias, w, h, c, y, cells, lengths, reverse, start, stop):
                 _scale(new, zero)
 
 
-@njit(**SERIAL)
+@compiled
 def _lstm_steps_back(gy, dh, dc, c0, w, gates, cells, dz, db, lengths, reverse, start, stop):
     steps, hidden = cells.shape[0], cells.shape[2]
     zero, one = cells.dtype.type(0), cells.dtype.type(1)
@@ -438,14 +439,14 @@ def _lstm_steps_back(gy, dh, dc, c0, w, gates, cells, dz, db, lengths, reverse, 
                 _add_into(dh[n], kept[n - start])
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _lstm_parallel(gates, bias, w, h, c, y, cells, lengths, reverse, count):
     for k in prange(count):
         n = h.shape[0]
         _lstm_steps(gates, bias, w, h, c, y, cells, lengths, reverse, k * n // count, (k + 1) * n // count)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _lstm_parallel_back(gy, dh, dc, c0, w, gates, cells, dz, db, lengths, reverse, count):
     for k in prange(count):
         n = dh.shape[0]

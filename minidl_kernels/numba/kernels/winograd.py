@@ -15,8 +15,8 @@ the output's gradient with turned kernels; that for the weight is the transpose 
 summed over tiles: 36 matrix products (output channels, tiles) by (tiles, input channels).
 
 The price is accuracy: numbers of different size are added and subtracted. The largest error, as part of the largest
-output, is :data:`ERROR` at most, measured by ``tests/kernels/test_numba_winograd.py`` (a few times that of the direct
-sum); infinities and NaN spread over their tile, and numbers so large that the transformed ones overflow become such.
+output, is :data:`ERROR` at most, measured by ``tests/minidl_kernels/numba/kernels/test_winograd.py`` (a few times that
+of the direct sum); infinities and NaN spread over their tile, and numbers so large that the transformed ones overflow become such.
 ``minidl_kernels.numba.kernels.winograd.enabled = False``, or ``MINIDL_WINOGRAD=0`` in the environment, turns it off.
 
 A vector holds as many channels of one pixel, or of one position of a tile. What is transformed is used while it is in
@@ -32,11 +32,11 @@ import os
 from typing import Any
 
 import numpy as np
-from numba import get_thread_id, njit, prange
+from numba import get_thread_id, prange
 
 from minidl.backend import kernel
 from minidl_kernels.numba.kernels.conv import flat, host_floats, scratch, workspace, zeros
-from minidl_kernels.numba.simd.common import PARALLEL, SERIAL
+from minidl_kernels.numba.simd.compiled import compiled
 from minidl_kernels.numba.simd.tiles import ROWS, gather_columns, lanes, product, sandwich, scatter_columns
 
 #: False turns these kernels off
@@ -97,7 +97,7 @@ _multiply_weight, _multiply_add_weight = (
 # Compiled. Flat arrays throughout; "vector" v of an array begins at v * _L.
 
 
-@njit(**SERIAL)
+@compiled
 def _load_pixels(x, at, plane, first, end, place, shift, image):
     """Pixels first to end of _L channels, the first channel's at ``at``: pixel p becomes the vector that begins at
     place[p] - shift in ``image``."""
@@ -111,7 +111,7 @@ def _load_pixels(x, at, plane, first, end, place, shift, image):
         scatter_columns(x, at + q, plane, image, -shift, place, q)
 
 
-@njit(**SERIAL)
+@compiled
 def _store_pixels(image, place, shift, first, end, bias, at_bias, out, at, plane):
     """The other way round, with a bias for each channel."""
     if end - first < _L:
@@ -124,7 +124,7 @@ def _store_pixels(image, place, shift, first, end, bias, at_bias, out, at, plane
         gather_columns(image, -shift, place, q, bias, at_bias, out, at + q, plane)
 
 
-@njit(**SERIAL)
+@compiled
 def _transform_images(
     x, channels, size, padding, grid, first, end, low, high, place, gradient, image, tiles, at_tiles, step, chunks
 ):  # fmt: skip
@@ -161,7 +161,7 @@ def _transform_images(
         row += rows
 
 
-@njit(**SERIAL)
+@compiled
 def _zero_tiles(tiles, at_tiles, step, chunks, first):
     """Fill up the last panel of tiles, from tile ``first`` on."""
     if first % ROWS:
@@ -171,7 +171,7 @@ def _zero_tiles(tiles, at_tiles, step, chunks, first):
                 tiles[at + first % ROWS * _L : at + ROWS * _L] = 0
 
 
-@njit(**SERIAL)
+@compiled
 def _transform_kernels(weight, inputs, outputs, first, end, turned, vectors, scratch, kernels, to, step):
     """Kernels as [position][input][output % 2 _L] from ``to`` on, positions ``step`` apart, for one 2 _L of outputs.
 
@@ -198,7 +198,7 @@ def _transform_kernels(weight, inputs, outputs, first, end, turned, vectors, scr
                     _transform_turned_kernel(scratch, 10 * _L, 3 * _L, _L, kernels, at, step)
 
 
-@njit(**SERIAL)
+@compiled
 def _multiply_block(
     tiles, at_tiles, step_tiles, kernels, at_kernels, step_kernels, inputs, outputs, group, begin, end, grid, out_size,
     place, pairs, bias, products, step_products, image, out,
@@ -230,7 +230,7 @@ def _multiply_block(
             row += rows
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _convolve_by_tiles(
     x, weight, bias, out, samples, inputs, outputs, size, out_size, padding, grid, rows, parts, turned, place_in,
     place_out, vectors, pairs, kernels, buffers, shape,
@@ -265,7 +265,7 @@ def _convolve_by_tiles(
             )  # fmt: skip
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _convolve_by_outputs(
     x, weight, bias, out, samples, inputs, outputs, size, out_size, padding, grid, rows, turned, place_in, place_out,
     vectors, pairs, all_tiles, buffers, shape,
@@ -299,7 +299,7 @@ def _convolve_by_outputs(
             )  # fmt: skip
 
 
-@njit(**SERIAL)
+@compiled
 def _transform_back(products, at, step, zero, vectors, scratch, out, to):
     """The gradient of the kernels of _L inputs, (_L, 3, 3), from the 36 vectors of products that are ``step`` apart."""
     _transform_products(products, at, _N * step, step, scratch, 0, _L)
@@ -309,7 +309,7 @@ def _transform_back(products, at, step, zero, vectors, scratch, out, to):
         out[np.uintp(to + k)] = scratch[np.uintp(_L * _L + k)]
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _weight_grad_by_tiles(
     g, x, out, samples, inputs, outputs, size, out_size, padding, grid, rows, parts, groups, place_in, place_g, zero,
     vectors, offsets, sums, buffers, shape,
@@ -368,7 +368,7 @@ def _weight_grad_by_tiles(
             _transform_back(buffer, 0, _L, zero, vectors, scratch, out, (o * inputs + c) * 9)
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def _weight_grad_by_weights(
     g, x, out, samples, inputs, outputs, size, out_size, padding, grid, rows, groups, place_in, place_g, zero, vectors,
     offsets, tiles, gradients, buffers, shape,

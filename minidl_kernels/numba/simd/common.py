@@ -1,4 +1,4 @@
-"""What the kernels share: compiler options, conditions, the size at which threads pay."""
+"""What the kernels share: conditions, the size at which threads pay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
-#: Compiler options. Contraction to fused multiply-add and unsigned zeros are all that is allowed of fast mathematics:
-#: NaN and infinity count. Loops that sum say so themselves, with :func:`~.vecmath.add_any_order`.
-#: Such a loop must store nothing: LLVM would make two versions of it, with the sum in different orders, one for when
-#: the arrays may overlap as far as it can tell, and results would depend on where the arrays lie.
-SERIAL = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-PARALLEL = {**SERIAL, "parallel": True}
-
-#: Elements below which starting threads costs more than they save.
-PARALLEL_FROM = 1 << 15
+#: Elements below which starting threads costs more than they save; in a fused loop of a captured step there is less
+#: around it to save.
+PARALLEL_FROM, FUSED_PARALLEL_FROM = 1 << 15, 1 << 16
 #: Elements in a piece of work. The cuts do not depend on the number of threads, so neither do the results.
 PIECE = 1 << 13
 

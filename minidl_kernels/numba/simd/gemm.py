@@ -18,11 +18,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minidl_kernels.numba.simd.common import PARALLEL, SERIAL
+from minidl_kernels.numba.simd.compiled import compiled
 
 _FEATURES = binding.get_host_cpu_features()
 # 512-bit vectors only where minidl_kernels.numba lets LLVM use them; elsewhere it would split each in two
@@ -274,7 +274,7 @@ def unit_stride(typingctx, x):
     return out(x), codegen
 
 
-@njit(**SERIAL)
+@compiled
 def _tiles(a, b, c, full, j, k0, k1, accumulate):
     """The tiles of one panel of columns of ``c``, from ``j`` on, for a part of the depth."""
     i, rows = 0, a.shape[0]
@@ -296,7 +296,7 @@ def _tiles(a, b, c, full, j, k0, k1, accumulate):
             i += 1
 
 
-@njit(**SERIAL)
+@compiled
 def product(a, b, c, accumulate):
     """c = a @ b, or c += a @ b to accumulate. Rows of ``b`` and ``c`` have unit stride; ``a`` may have any strides."""
     depth, width = b.shape
@@ -308,7 +308,7 @@ def product(a, b, c, accumulate):
             _tiles(a, b, c, j + wide <= width, j, k0, min(depth, k0 + DEPTH), accumulate or k0 > 0)
 
 
-@njit(**SERIAL)
+@compiled
 def packed_product(a, b, c, accumulate):
     """The same with ``b`` packed: (panels, depth, columns of a panel). ``c`` may have fewer columns than ``b``."""
     depth, width = b.shape[1], c.shape[1]
@@ -320,7 +320,7 @@ def packed_product(a, b, c, accumulate):
             _tiles(a, b[j // wide], c[:, j:], j + wide <= width, 0, k0, min(depth, k0 + DEPTH), accumulate or k0 > 0)
 
 
-@njit(**SERIAL)
+@compiled
 def pack(w, out):
     """Lay out ``w`` (depth, width) in panels; the last one is filled up with zeros."""
     wide = out.shape[2]
@@ -333,7 +333,7 @@ def pack(w, out):
                 out[p, k, j] = 0
 
 
-@njit(**SERIAL)
+@compiled
 def pack_transposed(w, out, scale):
     """Lay out scale * w.T in panels, for ``w`` (width, depth) whose rows have unit stride; filled up with zeros."""
     width, depth = w.shape
@@ -357,7 +357,7 @@ def pack_transposed(w, out, scale):
                         panel[m, half * lanes + n] = 0
 
 
-@njit(**SERIAL)
+@compiled
 def _pack_panel(b, panel, j):
     """The panel that begins with column ``j`` of ``b``, of which either rows or columns have unit stride."""
     wide = panel.shape[1]
@@ -372,7 +372,7 @@ def _pack_panel(b, panel, j):
         pack(b[:, j : j + wide], panel.reshape(1, *panel.shape))
 
 
-@njit(**PARALLEL)
+@compiled(parallel=True)
 def matmul(a, b, c, panels, block):
     """c = a @ b on all threads, ``block`` rows at a time; rows of ``a`` and rows or columns of ``b`` have unit stride.
 

@@ -2,8 +2,8 @@
 
 Numba's scalar ``exp`` and ``tanh`` call the C library one number at a time. These are branch-free sequences of
 multiplications and additions, so a loop over them becomes vector code. Their error in ulp is measured by
-``tests/kernels/test_numba_vecmath.py``. Coefficients are the minimax polynomials of the Cephes library (S. L. Moshier,
-"Methods and Programs for Mathematical Functions", 1989), for erf those of XLA's rational approximation. Float64 has a
+``tests/minidl_kernels/numba/simd/test_vecmath.py``. Coefficients are the minimax polynomials of the Cephes library
+(S. L. Moshier, "Methods and Programs for Mathematical Functions", 1989), for erf those of XLA's rational approximation. Float64 has a
 polynomial ``exp`` only (and sigmoid by it); the others go to the C library, as float64 is for checking, not for speed.
 
 Each function takes and returns one scalar; the names ending in 32 want float32. Import them into kernels: they are
@@ -16,13 +16,19 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
-# Reassociation would undo the two-part reductions below; contraction to fused multiply-add only makes them better.
-FLAGS = {"contract", "nsz"}
-_OPTIONS = {"forceinline": True, "fastmath": FLAGS, "error_model": "numpy"}
-_inlined = njit(**_OPTIONS)
+from minidl_kernels.numba.simd.compiled import INLINED, inlined
+
+# The options of ``inlined`` matter here: reassociation would undo the two-part reductions below; contraction to fused
+# multiply-add only makes them better.
+
+#: gelu's approximation by tanh is x (1 + tanh(scale x (1 + cubic x^2))) / 2
+GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+_GELU_CUBIC_3 = 3 * GELU_CUBIC
+#: the normal density at 0
+_DENSITY = 1 / math.sqrt(2 * math.pi)
 
 
 @intrinsic
@@ -78,7 +84,7 @@ def _float_as_int(typingctx, x):
     return to(x), codegen
 
 
-@_inlined
+@inlined
 def _exp_normal32(y):
     """exp(y) = 2^n exp(r) with n = round(y / ln 2) and |r| <= ln 2 / 2, where the result is a normal number."""
     # adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then hold
@@ -98,7 +104,7 @@ def _exp_normal32(y):
     return _int_as_float(np.int32(_float_as_int(p) + np.int32(_float_as_int(t) << np.int32(23))))
 
 
-@_inlined
+@inlined
 def exp32(x):
     """exp(x); 0 where that is below 2^-126."""
     out = _exp_normal32(min(max(x, np.float32(-87.33654)), np.float32(88.8)))
@@ -107,7 +113,7 @@ def exp32(x):
     return x if x != x else out
 
 
-@_inlined
+@inlined
 def exp64(x):
     """exp(x) = 2^n exp(r), with exp(r) = 1 + 2 r P(r^2) / (Q(r^2) - r P(r^2))."""
     y = min(max(x, -746.0), 710.0)
@@ -127,7 +133,7 @@ def exp64(x):
     return x if x != x else out
 
 
-@_inlined
+@inlined
 def log32(x):
     """log(2^e m) = e ln 2 + log(m) with m in [sqrt(1/2), sqrt(2))."""
     tiny = x < np.float32(1.17549435e-38)
@@ -155,7 +161,7 @@ def log32(x):
     return x if x != x or x == np.float32(np.inf) else out
 
 
-@_inlined
+@inlined
 def tanh32(x):
     """Odd polynomial near 0, 1 - 2 / (exp(2|x|) + 1) elsewhere."""
     a = abs(x)
@@ -171,7 +177,7 @@ def tanh32(x):
     return near if a < np.float32(0.625) else far
 
 
-@_inlined
+@inlined
 def sigmoid32(x):
     """1 / (1 + exp(-x)); exp is taken of -|x|, so that nothing overflows."""
     e = exp32(-abs(x))
@@ -180,7 +186,7 @@ def sigmoid32(x):
     return x if x != x else out
 
 
-@_inlined
+@inlined
 def sigmoid64(x):
     """1 / (1 + exp(-x)); exp is taken of -|x|, so that nothing overflows."""
     e = exp64(-abs(x))
@@ -189,7 +195,7 @@ def sigmoid64(x):
     return x if x != x else out
 
 
-@_inlined
+@inlined
 def erf32(x):
     """x P(x^2) / Q(x^2) on [-4, 4], outside of which erf is 1 in float32."""
     y = min(max(x, np.float32(-4.0)), np.float32(4.0))
@@ -209,7 +215,7 @@ def erf32(x):
     return x if x != x else y * p / q
 
 
-@_inlined
+@inlined
 def _normal_tail32(a, e):
     """The normal distribution's tail above a in [0, 13.2], given e = exp(-a^2 / 2): e t P(t) with t = 1 / (1 + 0.26 a).
 
@@ -228,7 +234,7 @@ def _normal_tail32(a, e):
     return e * (p * t)
 
 
-@_inlined
+@inlined
 def normal_cdf32(x):
     """The normal distribution function, by its tail, which is accurate on the left too; 0 where it is below 2^-126."""
     a = abs(x)
@@ -240,7 +246,7 @@ def normal_cdf32(x):
     return x if x != x else out
 
 
-@_inlined
+@inlined
 def gelu_slope32(x):
     """Derivative of gelu(x) = x cdf(x): cdf(x) + x pdf(x)."""
     a = abs(x)
@@ -250,67 +256,67 @@ def gelu_slope32(x):
     e = np.float32(0.0) if far else e
     tail = _normal_tail32(a, e)
     cdf = np.float32(1.0) - tail if x > np.float32(0.0) else tail
-    return cdf + x * (np.float32(0.39894228) * e)
+    return cdf + x * (np.float32(_DENSITY) * e)
 
 
-@_inlined
+@inlined
 def gelu_tanh_slope32(x):
-    """Derivative of x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    """Derivative of x (1 + tanh(u)) / 2 with u = scale (x + cubic x^3)."""
     square = x * x
-    t = tanh32(np.float32(0.79788456) * x * (np.float32(1.0) + np.float32(0.044715) * square))
-    slope = np.float32(0.79788456) * (np.float32(1.0) + np.float32(3 * 0.044715) * square)
+    t = tanh32(np.float32(GELU_SCALE) * x * (np.float32(1.0) + np.float32(GELU_CUBIC) * square))
+    slope = np.float32(GELU_SCALE) * (np.float32(1.0) + np.float32(_GELU_CUBIC_3) * square)
     half = np.float32(0.5)
     return half * (np.float32(1.0) + t) + half * x * (np.float32(1.0) - t * t) * slope
 
 
-@_inlined
+@inlined
 def silu_slope32(x):
     """Derivative of x sigmoid(x)."""
     s = sigmoid32(x)
     return s * (np.float32(1.0) + x * (np.float32(1.0) - s))
 
 
-@_inlined
+@inlined
 def normal_cdf64(x):
     """The normal distribution function, by the C library's erfc."""
     return 0.5 * math.erfc(x * -0.70710678118654752440)
 
 
-@_inlined
+@inlined
 def gelu_slope64(x):
     """Derivative of gelu(x) = x cdf(x): cdf(x) + x pdf(x)."""
-    return normal_cdf64(x) + x * (0.39894228040143267794 * exp64(-0.5 * (x * x)))
+    return normal_cdf64(x) + x * (_DENSITY * exp64(-0.5 * (x * x)))
 
 
-@_inlined
+@inlined
 def gelu_tanh_slope64(x):
-    """Derivative of x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    """Derivative of x (1 + tanh(u)) / 2 with u = scale (x + cubic x^3)."""
     square = x * x
-    t = math.tanh(0.79788456080286535588 * x * (1.0 + 0.044715 * square))
-    slope = 0.79788456080286535588 * (1.0 + 3 * 0.044715 * square)
+    t = math.tanh(GELU_SCALE * x * (1.0 + GELU_CUBIC * square))
+    slope = GELU_SCALE * (1.0 + _GELU_CUBIC_3 * square)
     return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
 
 
-@_inlined
+@inlined
 def silu_slope64(x):
     """Derivative of x sigmoid(x)."""
     s = sigmoid64(x)
     return s * (1.0 + x * (1.0 - s))
 
 
-@_inlined
+@inlined
 def log64(x):
     """The C library's log, with NumPy's values at and below 0."""
     return math.log(x) if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
 
 
-@_inlined
+@inlined
 def tanh64(x):
     """The C library's tanh."""
     return math.tanh(x)
 
 
-@_inlined
+@inlined
 def erf64(x):
     """The C library's erf."""
     return math.erf(x)
@@ -343,7 +349,7 @@ def _generic(name: str):
         function = FUNCTIONS[name, "f" if x == types.float32 else "d"]
         return lambda x: function(x)
 
-    overload(stub, jit_options=_OPTIONS)(choose)
+    overload(stub, jit_options=INLINED)(choose)
     return stub
 
 

@@ -6,7 +6,9 @@ import pytest
 numba = pytest.importorskip("numba", reason="the numba backend needs numba (pip install 'minidl[numba]')")
 scipy_special = pytest.importorskip("scipy.special")
 
+from minidl.ops import activation  # noqa: E402
 from minidl_kernels.numba.simd import vecmath  # noqa: E402
+from minidl_kernels.numba.simd.compiled import FASTMATH  # noqa: E402
 
 REFERENCE = {
     "exp": np.exp,
@@ -25,7 +27,7 @@ ULP = {("exp", "f"): 2, ("log", "f"): 2, ("tanh", "f"): 3, ("sigmoid", "f"): 3, 
 def mapped(name, kind):
     function = vecmath.FUNCTIONS[name, kind]
 
-    @numba.njit(fastmath=vecmath.FLAGS, error_model="numpy")
+    @numba.njit(fastmath=set(FASTMATH), error_model="numpy")
     def loop(x, out):
         for i in range(x.size):
             out[i] = function(x[i])
@@ -85,3 +87,7 @@ def test_loops_are_vectorized(name):
     if "ymm" not in code and "zmm" not in code and "xmm" not in code:
         pytest.skip("not an x86 processor: no vector registers to look for")
     assert any(f"{op}ps" in code for op in ("vmul", "mul", "vfmadd213", "vfmadd231", "vfmadd132"))
+
+
+def test_gelu_has_the_numbers_of_its_formula():
+    assert (vecmath.GELU_SCALE, vecmath.GELU_CUBIC) == (activation._GELU_SCALE, activation._GELU_CUBIC)

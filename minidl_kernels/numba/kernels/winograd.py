@@ -16,8 +16,9 @@ summed over tiles: 36 matrix products (output channels, tiles) by (tiles, input 
 
 The price is accuracy: numbers of different size are added and subtracted. The largest error, as part of the largest
 output, is :data:`ERROR` at most, measured by ``tests/minidl_kernels/numba/kernels/test_winograd.py`` (a few times that
-of the direct sum); infinities and NaN spread over their tile, and numbers so large that the transformed ones overflow become such.
-``minidl_kernels.numba.kernels.winograd.enabled = False``, or ``MINIDL_WINOGRAD=0`` in the environment, turns it off.
+of the direct sum); infinities and NaN spread over their tile, and numbers so large that the
+transformed ones overflow become such. ``minidl_kernels.numba.kernels.winograd.enabled = False``, or
+``MINIDL_WINOGRAD=0`` in the environment, turns it off.
 
 A vector holds as many channels of one pixel, or of one position of a tile. What is transformed is used while it is in
 the cache: where there are many tiles, a few of them (:data:`TILES`) are worked on at a time for all channels, where

@@ -54,19 +54,21 @@ def digest(source: str) -> str:
     new = _imports(source)
     while new:
         files |= new
-        new = set().union(*(_imports(_read(path)) for path in new)) - files
-    texts = [source, *(f"{path.relative_to(_ROOT)}\n{_read(path)}" for path in sorted(files))]
+        new = set().union(*(_file(path)[1] for path in new)) - files
+    texts = [source, *(f"{path.relative_to(_ROOT)}\n{_file(path)[0]}" for path in sorted(files))]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 @functools.cache
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _file(path: Path) -> tuple[str, set[Path]]:
+    """The source, and what it imports."""
+    source = path.read_text(encoding="utf-8")
+    return source, _imports(source)
 
 
 @functools.cache
 def _stamp(path: Path) -> str:
-    return digest(_read(path))
+    return digest(_file(path)[0])
 
 
 class KernelCache(FunctionCache):

@@ -3,8 +3,9 @@
 Numba's scalar ``exp`` and ``tanh`` call the C library one number at a time. These are branch-free sequences of
 multiplications and additions, so a loop over them becomes vector code. Their error in ulp is measured by
 ``tests/minidl_kernels/numba/simd/test_vecmath.py``. Coefficients are the minimax polynomials of the Cephes library
-(S. L. Moshier, "Methods and Programs for Mathematical Functions", 1989), for erf those of XLA's rational approximation. Float64 has a
-polynomial ``exp`` only (and sigmoid by it); the others go to the C library, as float64 is for checking, not for speed.
+(S. L. Moshier, "Methods and Programs for Mathematical Functions", 1989), for erf those of XLA's rational
+approximation. Float64 has a polynomial ``exp`` only (and sigmoid by it); the others go to the C
+library, as float64 is for checking, not for speed.
 
 Each function takes and returns one scalar; the names ending in 32 want float32. Import them into kernels: they are
 inlined where they are called. :data:`FUNCTIONS` finds them by primitive and dtype.

@@ -68,6 +68,6 @@ def test_numba_finds_no_place_for_what_it_compiled(tmp_path, monkeypatch):
 def test_sources_differ_where_what_they_use_does(monkeypatch):
     before = cache.with_header("x")
     cache._stamp.cache_clear()
-    monkeypatch.setattr(compiled, "_read", lambda path: "another")
+    monkeypatch.setattr(compiled, "_file", lambda path: ("another", set()))
     assert cache.with_header("x") != before
     cache._stamp.cache_clear()

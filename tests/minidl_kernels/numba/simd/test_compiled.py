@@ -33,7 +33,7 @@ def double(x):
 
 def load(path):
     """The function ``double`` of a file, as a process that imports it would have it."""
-    module._read.cache_clear()
+    module._file.cache_clear()
     module._stamp.cache_clear()
     spec = importlib.util.spec_from_file_location(f"trial{next(_names)}", path)
     found = importlib.util.module_from_spec(spec)

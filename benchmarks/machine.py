@@ -9,19 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from minidl.machine import processor
+
 #: what a measurement depends on, for git
 CODE = (":/minidl", ":/minidl_kernels", ":/benchmarks/*.py")
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "autograd", "tinygrad")
-
-
-def processor() -> str:
-    """Its name, as the operating system gives it."""
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

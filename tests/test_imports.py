@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 #: From the bottom up. Members of one layer do not import each other, and none imports from a layer above its own.
 LAYERS = (
     ("minidl.errors", "minidl.ranges", "minidl.version"),
-    ("minidl.blas", "minidl.files"),
+    ("minidl.blas", "minidl.files", "minidl.machine"),
     ("minidl.core",),
     ("minidl.backend",),
     ("minidl.random",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -26,8 +27,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    """Run a command; returns its exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 143 after
+    SIGTERM."""
     arguments = parser().parse_args(argv)
+    arguments.line = shlex.join(["minidl", *(sys.argv[1:] if argv is None else argv)])
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt as interrupt:
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(interrupt, Interrupted):  # that one has printed its message already
             print("minidl: aborted", file=sys.stderr)
-        return 130
+            return 130
+        return 128 + interrupt.signum
     except BrokenPipeError:  # the reader of our output, as head does, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

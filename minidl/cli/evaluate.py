@@ -11,7 +11,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
         "eval",
         help="evaluate a run's weights",
-        description="Evaluate a run's weights over the recipe's whole test or validation split.",
+        description="Evaluate a run's weights over the recipe's whole test split.",
     )
     add_run(p)
     add_backend(p)
@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     made = open_run(arguments.run_folder)
     choose_backend(arguments.backend or made.content["backend"])
     weights = made.trained_model().state_dict()
-    trainer, _, loader = made.build(data=arguments.data, progress=not arguments.quiet)
+    trainer, loaders = made.build(data=arguments.data, progress=not arguments.quiet)
+    loader = loaders.test
     trainer.model.load_state_dict(weights)
     trainer.ema = None  # the saved weights are the averaged ones already
     found = trainer.evaluate(loader)

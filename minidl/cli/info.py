@@ -133,7 +133,8 @@ def checkpoint_folder(path: Path) -> int:
 
 
 def run_folder(path: Path) -> int:
-    from minidl.recipes.run import Run, read_json, verdict
+    from minidl.recipes.record import read_json_lines
+    from minidl.recipes.run import Run, result_of, verdict
     from minidl.train import checkpoint
     from minidl.train.progress import figures
 
@@ -141,13 +142,12 @@ def run_folder(path: Path) -> int:
     print(f"run of {made.recipe.name} ({made.recipe.summary}), backend {made.content['backend']}")
     print("settings: " + ", ".join(f"{k}={v}" for k, v in made.config.items()))
     if (path / "metrics.jsonl").is_file():
-        import json
-
-        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        rows = read_json_lines(path / "metrics.jsonl")
         print(f"epochs done: {len(rows)} of {made.config['epochs']}")
         if rows:
             print(f"last: {figures(rows[-1])}")
     print("checkpoints: " + (", ".join(p.name for p in checkpoint.listed(path / "checkpoints")) or "none"))
-    if (path / "result.json").is_file():
-        print(verdict(made.recipe, read_json(path / "result.json")))
+    result = result_of(path)
+    if result is not None:
+        print(verdict(made.recipe, result))
     return 0

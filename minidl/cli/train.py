@@ -55,7 +55,9 @@ def finish(made: Any, arguments: argparse.Namespace, resume: bool | str = False)
     from minidl.recipes.run import verdict
 
     try:
-        result = made.train(quiet=arguments.quiet, tensorboard=arguments.tensorboard, resume=resume)
+        result = made.train(
+            quiet=arguments.quiet, tensorboard=arguments.tensorboard, resume=resume, command=arguments.line
+        )
     except ConnectionError as error:
         raise UserError(
             f"{error}\nIf you have the data, say where: --data PATH, or the variable MINIDL_DATA"

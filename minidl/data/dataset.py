@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -27,6 +28,26 @@ class Dataset:
 
     def __getitem__(self, index: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no __getitem__")
+
+    def checksum(self) -> str | None:
+        """SHA-256 of the data, before any transform; None if the dataset cannot tell."""
+        return None
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of arrays (values, dtype and shape), strings and bytes, one after the other."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            found.update(f"{part.dtype.str}{part.shape}".encode())
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        else:
+            found.update(part.encode() if isinstance(part, str) else part)
+    return found.hexdigest()
+
+
+def _checksum(dataset: Any) -> str | None:
+    return dataset.checksum() if hasattr(dataset, "checksum") else None
 
 
 def get_items(dataset: Any, indices: Sequence[int] | np.ndarray) -> Any:
@@ -87,6 +108,9 @@ class ArrayDataset(Dataset):
         batch = self.__getitems__([index])
         return tuple(array[0] for array in batch) if isinstance(batch, tuple) else batch[0]
 
+    def checksum(self) -> str | None:
+        return None if any(array.dtype.hasobject for array in self.arrays) else digest(*self.arrays)
+
 
 TensorDataset = ArrayDataset
 
@@ -109,6 +133,10 @@ class Subset(Dataset):
     def __getitems__(self, indices: Any) -> Any:
         return get_items(self.dataset, self.indices[indices].tolist())
 
+    def checksum(self) -> str | None:
+        whole = _checksum(self.dataset)
+        return None if whole is None else digest(whole, self.indices)
+
 
 class ConcatDataset(Dataset):
     """The samples of several datasets, one after the other."""
@@ -128,6 +156,10 @@ class ConcatDataset(Dataset):
         index %= len(self)
         which = bisect_right(self.cumulative_sizes, index)
         return self.datasets[which][index - (self.cumulative_sizes[which - 1] if which else 0)]
+
+    def checksum(self) -> str | None:
+        parts = [_checksum(dataset) for dataset in self.datasets]
+        return None if None in parts else digest(*parts)
 
 
 def random_split(dataset: Any, lengths: Sequence[int | float], generator: Generator | None = None) -> list[Subset]:

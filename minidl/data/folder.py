@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.dataset import ArrayDataset, Dataset
+from minidl.data.dataset import ArrayDataset, Dataset, digest
 from minidl.data.rng import sample_streams
 from minidl.data.transforms import ToArray, apply_one, as_chw
 from minidl.files import CorruptFileError
@@ -144,14 +144,21 @@ class ImageFolder(Dataset):
     def image(self, index: int) -> np.ndarray:
         """The image itself, untransformed: (C, H, W) uint8."""
         path = self.samples[index][0]
+        name = f"{self.root}:{path}" if self.is_zip else path
+        return decode_image(io.BytesIO(self._content(index)), name, self.mode)
+
+    def _content(self, index: int) -> bytes:
+        path = self.samples[index][0]
         if not self.is_zip:
-            return decode_image(path, path, self.mode)
-        name = f"{self.root}:{path}"
+            return Path(path).read_bytes()
         try:
-            data = self._archive().read(path)
+            return self._archive().read(path)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise CorruptFileError(f"{name}: cannot be unpacked ({error})") from error
-        return decode_image(io.BytesIO(data), name, self.mode)
+            raise CorruptFileError(f"{self.root}:{path}: cannot be unpacked ({error})") from error
+
+    def checksum(self) -> str | None:
+        files = (part for i, (path, _) in enumerate(self.samples) for part in (path, self._content(i)))
+        return digest("\n".join(self.classes), *files)
 
     def __getitem__(self, index: int) -> Any:
         streams = sample_streams(1)

@@ -132,7 +132,12 @@ class MNIST(ArrayDataset):
 
     def _read(self, root: str | os.PathLike | None, stem: str, shape: tuple[int, ...], fetch: bool) -> np.ndarray:
         bases = files.data_folders(root)
-        if root is not None and bases[0].is_file():  # one of the four files
+        if root is not None and bases[0].is_file():
+            if bases[0].name.removesuffix(".gz") not in self.archive_md5:
+                raise CorruptFileError(
+                    f"{bases[0]}: not one of {type(self).__name__}'s files, which are {', '.join(self.archive_md5)}; "
+                    "give one of them, or their folder"
+                )
             bases = [bases[0].parent]
         looked_at = [
             base / folder / f"{stem}{ending}" for base in bases for folder in self.folders for ending in (".gz", "")

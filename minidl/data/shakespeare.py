@@ -70,3 +70,9 @@ class TinyShakespeare(TextWindows):
         self.train = train
         self.text = text if train is None else text[:split] if train else text[split:]
         super().__init__(np.asarray(self.tokenizer.encode(self.text)), length, stride)
+
+    def _part(self, tokens: slice) -> TinyShakespeare:
+        part = super()._part(tokens)
+        assert isinstance(part, TinyShakespeare)
+        part.text = self.text[tokens]
+        return part

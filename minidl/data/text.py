@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.dataset import Dataset
+from minidl.data.dataset import Dataset, digest
 from minidl.files import CorruptFileError, atomic_write
 
 
@@ -363,8 +364,26 @@ class TextWindows(Dataset):
                 f"TextWindows: {len(self.tokens)} tokens are too few for a window of {length} and its next token"
             )
 
+    def split(self, share: float) -> tuple[TextWindows, TextWindows]:
+        """The first ``share`` of the tokens, and the rest: no token is in windows of both.
+
+        Raises ValueError if either is too short for a window.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"TextWindows: the share must be between 0 and 1, got {share}")
+        cut = int(len(self.tokens) * share)
+        return self._part(slice(cut)), self._part(slice(cut, None))
+
+    def _part(self, tokens: slice) -> TextWindows:
+        part = copy.copy(self)
+        TextWindows.__init__(part, self.tokens[tokens], self.length, self.stride)
+        return part
+
     def __len__(self) -> int:
         return (len(self.tokens) - self.length - 1) // self.stride + 1
+
+    def checksum(self) -> str | None:
+        return digest(self.tokens, f"{self.length} {self.stride}")
 
     def __getitems__(self, indices: Any) -> Any:
         starts = np.asarray(indices, dtype=np.int64)

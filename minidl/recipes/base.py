@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl import ops
-from minidl.data import DataLoader
+from minidl.data import ArrayDataset, DataLoader, Subset
 from minidl.errors import UserError
-from minidl.random import manual_seed
+from minidl.random import Generator, manual_seed
+from minidl.ranges import Range, above, anything, at_least, below_one, fraction, whole
 from minidl.train import Trainer
 
 
@@ -20,9 +22,43 @@ class ConfigError(UserError, ValueError):
     """A recipe or one of its settings is unknown, or a value does not fit."""
 
 
+#: The range of every setting, by its name; a recipe's own ``ranges`` come first.
+RANGES: dict[str, Range] = {
+    "epochs": whole(1, 10**6),
+    "batch_size": whole(1, 10**6),
+    "seed": whole(0, 2**64 - 1),
+    "steps_per_epoch": whole(1, 10**9),
+    # sizes of models: beyond these no machine that minidl is for has the memory
+    "hidden": whole(1, 2**16),
+    "width": whole(1, 2**14),
+    "embedding": whole(1, 2**14),
+    "layers": whole(1, 2**8),
+    "heads": whole(1, 2**10),
+    "context": whole(1, 2**16),
+    "length": whole(1, 2**16),
+    "vocab_size": whole(2, 2**18),
+    "bias": anything,
+    "lr": above(0),
+    "momentum": below_one,
+    "weight_decay": at_least(0),
+    "warmup": whole(0),
+    "clip": above(0),
+    "dropout": fraction,
+    "label_smoothing": fraction,
+}
+
+
+class Loaders(NamedTuple):
+    """A recipe's data: what it learns from, what chooses the best weights, and what is read once, at the end."""
+
+    train: DataLoader
+    validation: DataLoader
+    test: DataLoader
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The figure that a recipe is to reach, over the whole test or validation split with the last weights.
+    """The figure that a recipe is to reach, over the whole test split with the weights that validation chose.
 
     ``source`` says where the value is from; ``measured`` is False where nobody has run the recipe to its end yet.
     """
@@ -50,6 +86,8 @@ class Recipe:
         name, summary: for ``minidl recipes``.
         target: what it is to reach.
         defaults: settings; their types are those of the values here. Every recipe has "epochs" and "seed".
+        ranges: of settings whose range is not the usual one (``RANGES``).
+        takes_data: whether ``--data`` means something; not if the data comes with minidl.
         checkpoint_steps: where an epoch takes long, steps from one checkpoint to the next.
     """
 
@@ -57,15 +95,21 @@ class Recipe:
     summary: str
     target: Target
     defaults: Mapping[str, Any]
+    ranges: Mapping[str, Range] = {}
+    takes_data = True
     checkpoint_steps: int | None = None
 
     def model(self, config: Mapping[str, Any]) -> Any:
         """The model, with initial weights from the default generator."""
         raise NotImplementedError
 
-    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
-        """Training loader, and the loader of the whole split that the target is about."""
+    def data(self, config: Mapping[str, Any], path: str | None) -> Loaders:
+        """The loaders. Validation is on a part of the training data, which is then not trained on, so that choosing the
+        best weights does not flatter the figure on the test split."""
         raise NotImplementedError
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError for settings that do not go together."""
 
     def prepare(self, model: Any, loader: DataLoader) -> None:
         """Set whatever in a new model depends on the training data."""
@@ -77,30 +121,48 @@ class Recipe:
     def configure(self, settings: Mapping[str, Any] = {}) -> dict[str, Any]:
         """The defaults with ``settings`` put in; strings, as from a command line, are converted to the default's type.
 
-        Raises ConfigError for unknown names and values that do not fit.
+        Raises ConfigError for unknown names, and for values of another type or out of range.
         """
         config = dict(self.defaults)
         for key, value in settings.items():
             if key not in config:
                 raise ConfigError(f"{self.name} has no setting {key!r}; there are: {', '.join(config)}")
             config[key] = _converted(key, value, config[key])
-        for key in ("epochs", "batch_size"):
-            if config.get(key, 1) < 1:
-                raise ConfigError(f"{key} must be at least 1, got {config[key]}")
+        for key, value in config.items():
+            allowed = self.ranges.get(key) or RANGES[key]
+            if not allowed.holds(value):
+                raise ConfigError(f"{key} must be {allowed.expected}, got {value!r}")
+        self.check(config)
         return config
 
-    def build(
-        self, config: Mapping[str, Any], path: str | None = None, **options: Any
-    ) -> tuple[Trainer, DataLoader, DataLoader]:
-        """Trainer, training loader and evaluation loader, all from ``config["seed"]``; ``options`` go to the
-        Trainer."""
+    def build(self, config: Mapping[str, Any], path: str | None = None, **options: Any) -> tuple[Trainer, Loaders]:
+        """Trainer and loaders, all from ``config["seed"]``; ``options`` go to the Trainer.
+
+        Raises ConfigError if the settings do not fit the data, or there is no use for ``path``.
+        """
+        if path is not None and not self.takes_data:
+            raise ConfigError(f"{self.name} has its data with it; leave out --data {path}")
         manual_seed(config["seed"])
         model = self.model(config)
-        train_loader, eval_loader = self.data(config, path)
-        self.prepare(model, train_loader)
-        steps = config["epochs"] * len(train_loader)
-        training = self.training(config, model, steps)
-        return Trainer(model, **training, seed=config["seed"], **options), train_loader, eval_loader
+        try:
+            loaders = self.data(config, path)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise ConfigError(f"{self.name}: these settings do not fit the data: {error}") from error
+        if not len(loaders.train):
+            raise ConfigError(
+                f"batch_size={config['batch_size']} leaves no whole batch of {len(loaders.train.dataset):,} training "
+                "samples"
+            )
+        self.prepare(model, loaders.train)
+        training = self.training(config, model, config["epochs"] * len(loaders.train))
+        return Trainer(model, **training, seed=config["seed"], **options), loaders
+
+    @property
+    def monitor(self) -> str:
+        """The validation figure that chooses the best weights: the target's."""
+        return "val_" + self.target.figure.split("_", 1)[1]
 
     def note(self, loader: DataLoader) -> str:
         """A remark that belongs beside a figure measured on this data; "" for none."""
@@ -133,6 +195,27 @@ def _converted(key: str, value: Any, default: Any) -> Any:
     except (ValueError, KeyError):
         pass
     raise ConfigError(f"{key} must be of type {kind.__name__} (its default is {default!r}), got {value!r}")
+
+
+def hold_out(dataset: ArrayDataset, size: int, transform: Any, at_random: bool = True) -> tuple[Subset, Subset]:
+    """``dataset`` in two parts: samples to train on, and ``size`` to validate on, which get ``transform`` instead.
+
+    The latter are drawn at random, the same ones in every run, or are the last ones.
+    """
+    n = len(dataset)
+    order = np.asarray(Generator(0x5EED).permutation(n)) if at_random else np.arange(n)
+    untouched = copy.copy(dataset)
+    untouched.transform = transform
+    return Subset(dataset, np.sort(order[: n - size])), Subset(untouched, np.sort(order[n - size :]))
+
+
+def check_vocabulary(config: Mapping[str, Any], tokenizer: Any) -> None:
+    """Raise ConfigError unless the model knows as many tokens as the tokenizer makes."""
+    if tokenizer.vocab_size != config["vocab_size"]:
+        raise ConfigError(
+            f"vocab_size must be {tokenizer.vocab_size}, the number of different characters in the text, got "
+            f"{config['vocab_size']}"
+        )
 
 
 class ImageRecipe(Recipe):

@@ -29,7 +29,8 @@ from minidl.data import (
     SampleStreams,
 )
 from minidl.random import Generator
-from minidl.recipes.base import ImageRecipe, Target
+from minidl.ranges import fraction
+from minidl.recipes.base import ImageRecipe, Loaders, Target, hold_out
 from minidl.train import MeanLoss
 
 
@@ -85,25 +86,29 @@ class CNNCIFAR10(ImageRecipe):
         "epochs": 10, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 2e-3, "label_smoothing": 0.2,
         "warmup": 0.2, "seed": 0,
     }  # fmt: skip
+    ranges = {"warmup": fraction}  # of the steps
     classes, mean, std = CIFAR10.classes, CIFAR10.mean, CIFAR10.std
     mode, size, light_on_dark = "RGB", 32, False
 
     def model(self, config: Mapping[str, Any]) -> Any:
         return Net(classes=len(self.classes))
 
-    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
+    def data(self, config: Mapping[str, Any], path: str | None) -> Loaders:
         normalize = Normalize(self.mean, self.std)
         shifted = Compose([RandomCrop(32, padding=2), RandomHorizontalFlip(), normalize])
-        train = CIFAR10(path, train=True, transform=shifted, download=path is None)
+        images = CIFAR10(path, train=True, transform=shifted, download=path is None)
+        train, validation = hold_out(images, 2500, normalize)
         test = CIFAR10(path, train=False, transform=normalize, download=path is None)
-        return (
+        return Loaders(
             DataLoader(train, config["batch_size"], shuffle=True, drop_last=True, num_workers=1),
+            DataLoader(validation, 500),
             DataLoader(test, 500),
         )
 
     def prepare(self, model: Any, loader: DataLoader) -> None:
         nothing = SampleStreams(Generator(0), [])  # which Normalize does not draw from
-        images = Normalize(self.mean, self.std).batch(loader.dataset.images[:5000], nothing)
+        images, _ = loader.dataset.dataset.arrays
+        images = Normalize(self.mean, self.std).batch(images[loader.dataset.indices[:5000]], nothing)
         filters = whitening_filters(images)
         model.whiten.weight.assign_(np.concatenate([filters, -filters]))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minidl import nn
-from minidl.data import Compose, DataLoader, FashionMNIST, Normalize, RandomHorizontalFlip
+from minidl.data import Compose, FashionMNIST, Normalize, RandomHorizontalFlip
 from minidl.recipes.base import Target
 from minidl.recipes.lenet_mnist import LeNetMNIST
 
@@ -41,7 +41,5 @@ class CNNFashion(LeNetMNIST):
             nn.Linear(128, 10),
         )
 
-    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
-        train, test = super().data(config, path)
-        train.dataset.transform = Compose([RandomHorizontalFlip(), Normalize(self.mean, self.std)])
-        return train, test
+    def augmentation(self) -> Any:
+        return Compose([RandomHorizontalFlip(), Normalize(self.mean, self.std)])

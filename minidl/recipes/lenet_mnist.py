@@ -11,7 +11,7 @@ from typing import Any
 from minidl import nn, optim
 from minidl.data import MNIST, DataLoader, Normalize
 from minidl.models import LeNet5
-from minidl.recipes.base import ImageRecipe, Target
+from minidl.recipes.base import ImageRecipe, Loaders, Target, hold_out
 
 
 class LeNetMNIST(ImageRecipe):
@@ -25,12 +25,20 @@ class LeNetMNIST(ImageRecipe):
     def model(self, config: Mapping[str, Any]) -> Any:
         return LeNet5()
 
-    def data(self, config: Mapping[str, Any], path: str | None) -> tuple[DataLoader, DataLoader]:
+    def data(self, config: Mapping[str, Any], path: str | None) -> Loaders:
         normalize = Normalize(self.mean, self.std)
-        train = self.dataset(path, train=True, transform=normalize, download=path is None)
+        images = self.dataset(path, train=True, transform=self.augmentation(), download=path is None)
+        train, validation = hold_out(images, 5000, normalize)
         test = self.dataset(path, train=False, transform=normalize, download=path is None)
-        loader = DataLoader(train, config["batch_size"], shuffle=True, drop_last=True, num_workers=1)
-        return loader, DataLoader(test, 1000)
+        return Loaders(
+            DataLoader(train, config["batch_size"], shuffle=True, drop_last=True, num_workers=1),
+            DataLoader(validation, 1000),
+            DataLoader(test, 1000),
+        )
+
+    def augmentation(self) -> Any:
+        """The transform of training images."""
+        return Normalize(self.mean, self.std)
 
     def training(self, config: Mapping[str, Any], model: Any, steps: int) -> dict[str, Any]:
         optimizer = optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])

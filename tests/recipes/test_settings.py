@@ -62,20 +62,21 @@ def test_settings_are_converted_and_checked():
         ({"epochs": True}, "epochs must be of type int"),
         ({"lr": True}, "lr must be of type float"),
         ({"bias": 2}, "bias must be of type bool"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"epochs": 0}, r"epochs must be an integer in \[1, 1000000\], got 0"),
+        ({"batch_size": -1}, r"batch_size must be an integer in \[1, 1000000\], got -1"),
+        ({"width": 66}, "width must be a multiple of heads, got width=66 heads=4"),
     ):
         with pytest.raises(ConfigError, match=message):
             recipe.configure(settings)
 
 
 def test_targets():
-    accuracy, loss = Target("test_accuracy", 0.9, "x"), Target("val_loss", 1.5, "x")
+    accuracy, loss = Target("test_accuracy", 0.9, "x"), Target("test_loss", 1.5, "x")
     assert accuracy.reached(0.9) and not accuracy.reached(0.899)
     assert loss.reached(1.5) and not loss.reached(1.501)
-    assert str(accuracy) == "test_accuracy >= 0.9" and str(loss) == "val_loss <= 1.5"
+    assert str(accuracy) == "test_accuracy >= 0.9" and str(loss) == "test_loss <= 1.5"
     result = recipes.get("gpt-shakespeare").result({"loss": 1.7})
-    assert result["figure"] == "val_loss" and result["value"] == 1.7 and result["reached"]
+    assert result["figure"] == "test_loss" and result["value"] == 1.7 and result["reached"]
 
 
 def test_token_loss_is_the_mean_over_all_tokens():
@@ -89,6 +90,29 @@ def test_token_loss_is_the_mean_over_all_tokens():
 def test_mlp_digits_reaches_its_target():
     recipe = recipes.get("mlp-digits")
     config = recipe.configure()
-    trainer, train, test = recipe.build(config, progress=False)
-    trainer.fit(train, epochs=config["epochs"])
-    assert recipe.result(trainer.evaluate(test))["reached"]
+    trainer, loaders = recipe.build(config, progress=False)
+    trainer.fit(loaders.train, epochs=config["epochs"])
+    assert recipe.result(trainer.evaluate(loaders.test))["reached"]
+
+
+def hostile(name):
+    """(setting, value) pairs that are out of range for the recipe, as typed on a command line."""
+    for key, default in recipes.get(name).defaults.items():
+        if isinstance(default, bool):
+            values = ["2", "nan"]
+        elif isinstance(default, int):
+            values = ["-1", "99999999999999999999999", "1.5", "nan", "x", ""]
+        else:
+            values = ["nan", "inf", "-0.1", "x", ""]
+        yield from ((key, value) for value in values)
+
+
+@pytest.mark.parametrize("name", list(recipes.NAMES))
+def test_every_setting_has_a_range(name):
+    recipe = recipes.get(name)
+    assert recipe.configure() == recipe.defaults
+    for key, value in hostile(name):
+        if (key, value) == ("warmup", "99999999999999999999999"):
+            continue  # all steps warm up
+        with pytest.raises(ConfigError, match=f"^{key} must be "):
+            recipe.configure({key: value})

@@ -7,10 +7,13 @@ import http.client
 import os
 import re
 import secrets
+import struct
 import sys
 import threading
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,6 +101,52 @@ def clear_leftovers(folder: str | os.PathLike) -> None:
     for path in Path(folder).iterdir():
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+# What zipfile raises for a hostile or damaged file, besides BadZipFile: RuntimeError if it is encrypted,
+# NotImplementedError for an unknown compression, and others from the header's fields.
+UNZIP_ERRORS = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError, struct.error,
+    zlib.error,
+)  # fmt: skip
+
+
+def unpacked_limit(packed: int) -> int:
+    """The bytes that a file of ``packed`` bytes may unpack to. Real data does not shrink to a two-hundredth; a file
+    that is made to fill the memory does."""
+    return (64 << 20) + 200 * packed
+
+
+class Unpacked:
+    """A stream of unpacked bytes that ends with CorruptFileError where they become too many for the packed file."""
+
+    def __init__(self, stream: Any, path: str | os.PathLike) -> None:
+        self.stream, self.path = stream, path
+        self.left = unpacked_limit(os.path.getsize(path))
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes, all that are left if it is negative."""
+        content = self.stream.read(self.left + 1 if size < 0 else size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise CorruptFileError(f"{self.path}: unpacks to far more than a file of its size holds")
+        return content
+
+
+def zip_member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
+    """What is in a member of a zip file, ``name`` in errors. Raises CorruptFileError if it is damaged, or packed in a
+    way that costs much memory."""
+    try:
+        info = archive.getinfo(member)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise CorruptFileError(f"{name}: compressed by method {info.compress_type}; only deflated members are read")
+        if info.file_size > unpacked_limit(info.compress_size):
+            raise CorruptFileError(f"{name}: unpacks to far more than a file of its size holds")
+        return archive.read(info)
+    except UNZIP_ERRORS as error:
+        if isinstance(error, CorruptFileError):
+            raise
+        raise CorruptFileError(f"{name}: cannot be unpacked ({error})") from error
 
 
 @contextmanager

@@ -7,8 +7,10 @@ import importlib
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 
+from minidl.cli.options import say
 from minidl.errors import UserError
 from minidl.version import __version__
 
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.line = shlex.join(["minidl", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return arguments.run(arguments) or 0
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images: what matters is raised
+            return arguments.run(arguments) or 0
     except KeyboardInterrupt as interrupt:
         from minidl.train import Interrupted
 
@@ -46,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug or not isinstance(error, _user_errors()):
             raise
-        print(f"minidl: error: {error}", file=sys.stderr)
+        say(f"minidl: error: {error}", file=sys.stderr)
         return 2
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """What is reported in a line: mistakes in the command, missing and damaged files, absent libraries, NaN losses."""
+    """What is reported in a line: mistakes in the command, missing and damaged files, absent libraries, NaN losses,
+    more than the memory holds."""
     from minidl.backend import BackendError
 
-    return UserError, BackendError, ImportError, OSError
+    return UserError, BackendError, ImportError, OSError, MemoryError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from minidl.cli.options import add_backend, add_run, choose_backend, open_run
+from minidl.cli.options import add_backend, add_run, choose_backend, open_run, say
 from minidl.errors import UserError
+from minidl.ranges import Range, between, optional, whole
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -25,6 +26,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     p.set_defaults(run=run)
 
 
+OPTIONS = {
+    "prompt": Range(lambda text: text != "", "not empty"),
+    "length": whole(1, 10**6),
+    "temperature": between(0, 1000),
+    "top_k": optional(whole(1)),
+}
+
+
 def run(arguments: argparse.Namespace) -> int:
     from minidl.data import CharTokenizer
     from minidl.random import Generator
@@ -33,16 +42,25 @@ def run(arguments: argparse.Namespace) -> int:
     made = open_run(arguments.run_folder, TextRecipe)
     if not isinstance(made.recipe, TextRecipe):
         raise UserError(f"{made.recipe.name} is not a language model; try: minidl predict {made.folder} IMAGE")
-    if arguments.length < 1 or arguments.temperature < 0 or (arguments.top_k or 1) < 1 or not arguments.prompt:
-        raise UserError("--length and --top-k must be at least 1, --temperature at least 0, --prompt not empty")
+    for option, allowed in OPTIONS.items():
+        value = getattr(arguments, option)
+        if not allowed.holds(value):
+            raise UserError(f"--{option.replace('_', '-')} must be {allowed.expected}, got {value!r}")
     choose_backend(arguments.backend or made.content["backend"])
-    tokenizer = CharTokenizer.load(made.folder / "tokenizer.json")
+    path = made.folder / "tokenizer.json"
+    tokenizer = CharTokenizer.load(path)
+    if tokenizer.vocab_size != made.config["vocab_size"]:
+        raise UserError(f"{path} has {tokenizer.vocab_size} characters, the run's model {made.config['vocab_size']}")
     try:
         prompt = tokenizer.encode(arguments.prompt)
     except ValueError as error:
         raise UserError(f"--prompt: {error}") from error
-    tokens = made.trained_model().generate(
-        prompt[None], arguments.length, arguments.temperature, arguments.top_k, Generator(arguments.seed)
-    )
-    print(tokenizer.decode(tokens.numpy()[0]))
+    model = made.trained_model()
+    try:
+        tokens = model.generate(
+            prompt[None], arguments.length, arguments.temperature, arguments.top_k, Generator(arguments.seed)
+        )
+    except ValueError as error:  # weights that are sound files, but no sound numbers
+        raise UserError(f"{made.folder}: {error}") from error
+    say(tokenizer.decode(tokens.numpy()[0]))
     return 0

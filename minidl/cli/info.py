@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
+import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
+import numpy as np
+
+from minidl.cli.options import say
 from minidl.errors import UserError
+from minidl.files import UNZIP_ERRORS
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -20,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minidl.data.folder import IMAGE_EXTENSIONS
+    from minidl.data.images import IMAGE_EXTENSIONS
 
     path = Path(arguments.path)
     if not path.exists():
@@ -29,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         return run_folder(path)
     if (path / "SHA256SUMS").is_file():
         return checkpoint_folder(path)
-    if path.is_dir() or path.suffix == ".zip":
+    if path.is_dir() or path.suffix.lower() == ".zip":
         return image_folder(path)
     for endings, describe in (
         ((".safetensors",), weights),
@@ -46,40 +54,70 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def table(named: dict) -> None:
+def table(named: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> None:
     """Name, dtype and shape of arrays, and their sum."""
-    for name, array in named.items():
-        print(f"{name:44} {array.dtype!s:8} {list(array.shape)}")
-    print(f"{len(named)} arrays, {sum(a.size for a in named.values()):,} elements, "
-          f"{sum(a.nbytes for a in named.values()):,} bytes")  # fmt: skip
+    elements = size = 0
+    for name, (dtype, shape) in named.items():
+        say(f"{name:44} {dtype!s:8} {list(shape)}")
+        elements += math.prod(shape)
+        size += math.prod(shape) * dtype.itemsize
+    say(f"{len(named)} arrays, {elements:,} elements, {size:,} bytes")
+
+
+def table_of(named: Mapping[str, np.ndarray]) -> None:
+    """:func:`table` of the arrays themselves."""
+    table({name: (array.dtype, array.shape) for name, array in named.items()})
 
 
 def weights(path: Path) -> int:
     from minidl import serialization
 
-    table(serialization.load(path))
+    table_of(serialization.load(path))
     for key, value in serialization.load_metadata(path).items():
-        print(f"{key}: {value}")
+        say(f"{key}: {value}")
     return 0
 
 
 def arrays(path: Path) -> int:
-    import zipfile
-
-    import numpy as np
-
+    """NumPy's files. Their headers alone are read: a few bytes may promise any size."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        table({path.name: loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files})
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                file.seek(0)
+                table({path.name: _npy_header(file, path.stat().st_size)})
+                return 0
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    found[info.filename.removesuffix(".npy")] = _npy_header(member, info.file_size)
+            table(found)
+    except UNZIP_ERRORS as error:
         raise UserError(f"{path}: damaged, or holds pickled objects, which are not read ({error})") from error
     return 0
+
+
+def _npy_header(file: IO[bytes], size: int) -> tuple[np.dtype, tuple[int, ...]]:
+    """dtype and shape of an array in NumPy's format, of which there are ``size`` bytes. Raises ValueError."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read(file)
+    except Exception as error:  # from Python's tokenizer, parser and NumPy's dtype constructor: of any kind
+        raise ValueError(f"its header cannot be read: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    if any(n < 0 for n in shape) or file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} does not fit {size} bytes")
+    return dtype, shape
 
 
 def idx(path: Path) -> int:
     from minidl.data.mnist import read_idx
 
-    table({path.name: read_idx(path)})
+    table_of({path.name: read_idx(path)})
     return 0
 
 
@@ -88,15 +126,15 @@ def text(path: Path) -> int:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    print(f"text, {len(content):,} characters, {len(set(content))} distinct, {content.count(chr(10)):,} lines")
+    say(f"text, {len(content):,} characters, {len(set(content))} distinct, {content.count(chr(10)):,} lines")
     return 0
 
 
 def image(path: Path) -> int:
-    from minidl.data.folder import decode_image
+    from minidl.data.images import decode_image
 
     _, height, width = decode_image(path, str(path)).shape
-    print(f"image, {width} x {height} pixels")
+    say(f"image, {width} x {height} pixels")
     return 0
 
 
@@ -117,9 +155,9 @@ def image_folder(path: Path) -> int:
             continue
         counts = Counter(folder.targets.tolist())
         shape = "x".join(map(str, folder.image(0).shape))
-        print(f"{split or path.name}: {len(folder):,} images, the first {shape}, in {len(folder.classes)} classes")
+        say(f"{split or path.name}: {len(folder):,} images, the first {shape}, in {len(folder.classes)} classes")
         for number, name in enumerate(folder.classes):
-            print(f"  {number:3} {name:24} {counts[number]:,}")
+            say(f"  {number:3} {name:24} {counts[number]:,}")
     return 0
 
 
@@ -127,8 +165,8 @@ def checkpoint_folder(path: Path) -> int:
     from minidl.train import checkpoint
 
     model, state = checkpoint.load(path)
-    print(f"checkpoint, undamaged: epoch {state['epoch']}, step {state['step']}")
-    table(model)
+    say(f"checkpoint, undamaged: epoch {state.get('epoch')}, step {state.get('step')}")
+    table_of(model)
     return 0
 
 
@@ -139,15 +177,15 @@ def run_folder(path: Path) -> int:
     from minidl.train.progress import figures
 
     made = Run.open(path)
-    print(f"run of {made.recipe.name} ({made.recipe.summary}), backend {made.content['backend']}")
-    print("settings: " + ", ".join(f"{k}={v}" for k, v in made.config.items()))
+    say(f"run of {made.recipe.name} ({made.recipe.summary}), backend {made.content['backend']}")
+    say("settings: " + ", ".join(f"{k}={v}" for k, v in made.config.items()))
     if (path / "metrics.jsonl").is_file():
         rows = read_json_lines(path / "metrics.jsonl")
-        print(f"epochs done: {len(rows)} of {made.config['epochs']}")
+        say(f"epochs done: {len(rows)} of {made.config['epochs']}")
         if rows:
-            print(f"last: {figures(rows[-1])}")
-    print("checkpoints: " + (", ".join(p.name for p in checkpoint.listed(path / "checkpoints")) or "none"))
+            say(f"last: {figures(rows[-1])}")
+    say("checkpoints: " + (", ".join(p.name for p in checkpoint.listed(path / "checkpoints")) or "none"))
     result = result_of(path)
     if result is not None:
-        print(verdict(made.recipe, result))
+        say(verdict(made.recipe, result))
     return 0

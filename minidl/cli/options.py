@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minidl.recipes import Recipe
@@ -23,7 +23,7 @@ def open_run(folder: str | None, kind: type[Recipe] | None = None) -> Run:
     if folder:
         return Run.open(folder)
     made = Run.latest(kind or Recipe)
-    print(f"the latest run: {made.folder}", file=sys.stderr)
+    say(f"the latest run: {made.folder}", file=sys.stderr)
     return made
 
 
@@ -36,6 +36,17 @@ def choose_backend(name: str | None) -> str:
     from minidl.backend import get_backend, set_backend
 
     return (get_backend() if name is None else set_backend(name)).name
+
+
+def printable(text: str) -> str:
+    """``text`` with what moves a terminal's cursor, colours it, or cannot be seen, written as an escape; line breaks
+    and tabs stay. Names that a file brings along may be of any kind."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str, **options: Any) -> None:
+    """Print ``text``, made :func:`printable`."""
+    print(printable(text), **options)
 
 
 def add_display(p: argparse.ArgumentParser) -> None:

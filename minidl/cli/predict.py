@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minidl.cli.options import add_backend, add_run, choose_backend, open_run
+from minidl.cli.options import add_backend, add_run, choose_backend, open_run, say
 from minidl.errors import UserError
 
 
@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in images:
         scores = predict(model, recipe.read_image(path))
         p = np.asarray(ops.softmax(scores, axis=1))[0]
+        if not np.isfinite(p).all():
+            raise UserError(f"{path}: the model's scores are not finite; does {made.folder} hold sound weights?")
         best = np.argsort(-p)[: arguments.top]
-        print(f"{path}: " + ", ".join(f"{recipe.classes[i]} {100 * p[i]:.1f} %" for i in best))
+        say(f"{path}: " + ", ".join(f"{recipe.classes[i]} {100 * p[i]:.1f} %" for i in best))
     return 0

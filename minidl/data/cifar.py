@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from minidl import files
 from minidl.data.dataset import ArrayDataset
 from minidl.data.folder import ImageFolder
 from minidl.data.transforms import ToArray
-from minidl.files import CorruptFileError
+from minidl.files import CorruptFileError, Unpacked
 
 
 class _CIFAR(ArrayDataset):
@@ -88,7 +88,9 @@ class _CIFAR(ArrayDataset):
         """The wanted members of the archive. Nothing is written to disk, whatever their names."""
         contents: dict[str, bytes] = {}
         try:
-            with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            with gzip.open(path) as packed:
+                stream: Any = Unpacked(packed, path)
+                archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # it holds nothing to close
                 for member in archive:
                     parts = PurePosixPath(member.name).parts
                     if PurePosixPath(member.name).is_absolute() or ".." in parts:
@@ -104,8 +106,8 @@ class _CIFAR(ArrayDataset):
                     contents[parts[-1]] = content.read()
                 while stream.read(1 << 20):  # to the end, where gzip's checksum is
                     pass
-        except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-            if isinstance(error, (FileNotFoundError, PermissionError)):
+        except (EOFError, OSError, tarfile.TarError, zlib.error, ValueError, OverflowError) as error:
+            if isinstance(error, (FileNotFoundError, PermissionError, CorruptFileError)):
                 raise
             raise CorruptFileError(f"{path}: not a whole {self.archive} ({error})") from error
         absent = [name for name in names if name not in contents]

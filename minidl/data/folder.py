@@ -13,41 +13,12 @@ from typing import Any
 import numpy as np
 
 from minidl.data.dataset import ArrayDataset, Dataset, digest
+from minidl.data.images import IMAGE_EXTENSIONS, decode_image
 from minidl.data.rng import sample_streams
-from minidl.data.transforms import ToArray, apply_one, as_chw
-from minidl.files import CorruptFileError
+from minidl.data.transforms import ToArray, apply_one
+from minidl.files import UNZIP_ERRORS, CorruptFileError, zip_member
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-# Pillow's other readers (EPS runs Ghostscript, for one) have no business with a file that calls itself .png.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
-
-
-def decode_image(source: Any, name: str, mode: str = "RGB") -> np.ndarray:
-    """Decode an image file to a (C, H, W) uint8 array.
-
-    Args:
-        source: a path or a binary file.
-        name: what to call it in an error.
-        mode: "RGB", "L" (grey) or "RGBA".
-
-    Raises:
-        CorruptFileError: it is not an image that Pillow can decode.
-        ImportError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "minidl[train]"') from error
-    if mode not in ("L", "RGB", "RGBA"):
-        raise ValueError(f"mode must be 'L', 'RGB' or 'RGBA', got {mode!r}")
-    try:
-        with Image.open(source, formats=_FORMATS) as image:
-            return as_chw(image.convert(mode))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # its decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
-        raise CorruptFileError(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
 
 class ImageFolder(Dataset):
@@ -130,7 +101,7 @@ class ImageFolder(Dataset):
         if self._zip is None or self._zip_process != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.root)
-            except (zipfile.BadZipFile, EOFError) as error:
+            except UNZIP_ERRORS as error:
                 raise CorruptFileError(f"{self.root}: not a readable zip file ({error})") from error
             self._zip_process = os.getpid()
         return self._zip
@@ -151,10 +122,7 @@ class ImageFolder(Dataset):
         path = self.samples[index][0]
         if not self.is_zip:
             return Path(path).read_bytes()
-        try:
-            return self._archive().read(path)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise CorruptFileError(f"{self.root}:{path}: cannot be unpacked ({error})") from error
+        return zip_member(self._archive(), path, f"{self.root}:{path}")
 
     def checksum(self) -> str | None:
         files = (part for i, (path, _) in enumerate(self.samples) for part in (path, self._content(i)))

@@ -16,7 +16,7 @@ import numpy as np
 from minidl import files
 from minidl.data.dataset import ArrayDataset
 from minidl.data.transforms import ToArray
-from minidl.files import CorruptFileError
+from minidl.files import CorruptFileError, Unpacked
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -34,7 +34,8 @@ def read_idx(path: str | os.PathLike, shape: tuple[int, ...] | None = None) -> n
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as stream:
+            file = Unpacked(stream, path)
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
                 raise CorruptFileError(f"{path}: not an IDX file (it starts with {magic.hex(' ') or 'nothing'})")
@@ -58,7 +59,10 @@ def read_idx(path: str | os.PathLike, shape: tuple[int, ...] | None = None) -> n
                 raise CorruptFileError(f"{path}: longer than the {expected} bytes of elements in its header")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorruptFileError(f"{path}: the gzip file is truncated or damaged ({error})") from error
-    return np.frombuffer(content, dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)
+    try:
+        return np.frombuffer(content, dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)
+    except ValueError as error:
+        raise CorruptFileError(f"{path}: NumPy has no arrays of shape {dims} ({error})") from error
 
 
 def _idx_md5(array: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor, as_tensor
 from minidl.nn.module import Module
 from minidl.random import Generator, default_generator
+from minidl.ranges import at_least
 
 
 def sample_tokens(
@@ -20,19 +21,22 @@ def sample_tokens(
     """One token per row: int64[N] drawn from softmax(logits / temperature), ``logits`` float[N, V].
 
     ``temperature`` 0 takes the most probable; ``top_k`` leaves out all but the k most probable. Raises ValueError for
-    a negative temperature or a ``top_k`` below one.
+    a temperature that is negative, NaN or infinite, a ``top_k`` below one, and scores without a largest finite one.
     """
-    if temperature < 0:
-        raise ValueError(f"sample: temperature must not be negative, got {temperature}")
+    at_least(0).check("sample: temperature", temperature)
     if top_k is not None and top_k < 1:
         raise ValueError(f"sample: top_k must be at least 1, got {top_k}")
+    top = logits.max(axis=-1, keepdims=True)  # NaN if there is one
+    if not np.isfinite(top).all():
+        raise ValueError("sample: the scores hold NaN, +inf, or nothing but -inf")
     if temperature == 0:
         return logits.argmax(axis=-1)
-    z = logits.astype(np.float64) / temperature
+    with np.errstate(over="ignore"):  # to -inf: at a tiny temperature only the largest is left
+        z = (logits.astype(np.float64) - top) / temperature
     if top_k is not None and top_k < z.shape[-1]:
         smallest = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
         z = np.where(z < smallest, -np.inf, z)
-    z = np.exp(z - z.max(axis=-1, keepdims=True))
+    z = np.exp(z)
     # inverts the distribution function at a uniform number, scaled so that rounding cannot put it past the end
     cumulative = np.cumsum(z, axis=-1)
     u = (generator or default_generator()).uniform((len(z), 1), dtype=np.float64) * cumulative[:, -1:]

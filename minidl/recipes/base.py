@@ -236,7 +236,7 @@ class ImageRecipe(Recipe):
     def read_image(self, path: str | Path) -> np.ndarray:
         """An image file as the model's input, (1, C, H, W) float32."""
         from minidl.data import Compose, Normalize, Resize, ToArray
-        from minidl.data.folder import decode_image
+        from minidl.data.images import decode_image
 
         image = decode_image(path, str(path), self.mode)
         image = Compose([ToArray("CHW"), Resize((self.size, self.size))])(image)

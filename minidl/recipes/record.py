@@ -19,6 +19,7 @@ from minidl.files import atomic_write
 from minidl.recipes.base import ConfigError
 from minidl.train import Callback, Trainer
 from minidl.train.callbacks import jsonable
+from minidl.train.progress import TIMES
 from minidl.train.state import Clock
 
 
@@ -58,8 +59,10 @@ class Record(Callback):
     def __init__(self, path: Path, **facts: Any) -> None:
         self.path, self.clock = path, Clock()
         self.sessions = read_json(path, list) if path.exists() else []
-        if not all(isinstance(session, dict) for session in self.sessions):
-            raise UserError(f"{path}: expected a JSON array of objects")
+        for session in self.sessions:
+            times = [session.get(name, 0.0) for name in TIMES] if isinstance(session, dict) else [None]
+            if not all(isinstance(seconds, (int, float)) for seconds in times):
+                raise UserError(f"{path} is not the record.json of a run: a session is {session!r}")
         self.session = {**facts, **machine.facts(), "began": _now()}
         self.sessions.append(self.session)
 
@@ -78,10 +81,7 @@ class Record(Callback):
         self.session["versions"] = machine.versions()  # now that everything that computes has been loaded
         self.session["ended"] = _now()
         self._write(trainer)
-        return {
-            f"total_{name}": round(sum(session.get(name, 0.0) for session in self.sessions), 3)
-            for name in ("seconds", "cpu_seconds")
-        }
+        return {f"total_{name}": round(sum(session.get(name, 0.0) for session in self.sessions), 3) for name in TIMES}
 
     def _write(self, trainer: Trainer) -> None:
         self.session["seconds"], self.session["cpu_seconds"] = (round(s, 3) for s in self.clock.read())

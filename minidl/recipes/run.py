@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import shlex
@@ -221,6 +222,7 @@ class Run:
             "epochs": trainer.epoch,
             "steps": trainer.step,
             "best_epoch": best.epoch,
+            "weights_sha256": hashlib.sha256(best.path.read_bytes()).hexdigest(),
             **{f"training_{name}": round(sum(row[name] for row in trainer.history), 3) for name in TIMES},
             **record.finish(trainer),
         }
@@ -245,10 +247,14 @@ class Run:
         if not path.is_file():
             raise UserError(f"{self.folder} has no weights yet (there is no {path}); resume it: minidl resume")
         model = self.recipe.model(self.config)
+        content = path.read_bytes()
         try:
-            model.load_state_dict(serialization.load(path))
+            model.load_state_dict(serialization.from_bytes(content, str(path)))
         except RuntimeError as error:
             raise UserError(f"{path} does not fit the run's config.json: {error}") from error
+        result = result_of(self.folder)
+        if result is not None and result["weights_sha256"] != hashlib.sha256(content).hexdigest():
+            raise UserError(f"{path}: these are not the weights that the run's result.json is about, or it is damaged")
         return model.eval()
 
 
@@ -279,6 +285,7 @@ def result_of(folder: Path) -> dict[str, Any] | None:
 _RESULT: dict[str, tuple[type, ...]] = {
     "figure": (str,), "value": (int, float), "reached": (bool,), "note": (str,), "evaluated_on": (int,),
     "epochs": (int,), "best_epoch": (int,), "training_seconds": (int, float),
+    "weights_sha256": (str,),
 }  # fmt: skip
 
 

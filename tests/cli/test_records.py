@@ -147,7 +147,7 @@ def test_data_is_checked(minidl, tmp_path):
         (("lenet-mnist", "--data", "train-images-idx3-ubyte"), "train-images-idx3-ubyte: not an IDX file"),
         (("cnn-cifar10", "--data", "notes.txt"), "notes.txt: not a whole cifar-10-binary.tar.gz"),
         (("charlstm-shakespeare", "--data", "notes.txt"), "notes.txt: not the tiny Shakespeare file"),
-        (("mlp-digits", "--data", "notes.txt"), "mlp-digits has its data with it; leave out --data notes.txt"),
+        (("mlp-digits", "--data", "notes.txt"), "mlp-digits has its data with it; leave out --data"),
         (("gpt-shakespeare", "--data", "nowhere"), "tiny Shakespeare not found"),
     ):
         status, _, err = minidl("train", *arguments, "--quiet")

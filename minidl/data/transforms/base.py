@@ -33,17 +33,45 @@ def apply_one(transform: Callable, image: Any, streams: SampleStreams | None = N
         return transform(image)
 
 
-def as_chw(image: Any) -> np.ndarray:
-    """A Pillow image as a (C, H, W) uint8 array; an array as it is, if it has three axes."""
+def as_chw(image: Any, mode: str | None = None) -> np.ndarray:
+    """A Pillow image as a (C, H, W) uint8 array; an array as it is, if it has three axes.
+
+    ``mode`` is "L", "RGB" or "RGBA"; by default the image's own if it is one of these, else "RGB".
+    """
     if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
-        if image.mode not in ("L", "RGB", "RGBA"):
-            image = image.convert("RGB")
-        image = np.asarray(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = _eight_bits(image)
+        if mode is None:
+            mode = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGB"
+        image = np.asarray(image.convert(mode))
         return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
     image = np.asarray(image)
     if image.ndim != 3:
         raise ValueError(f"expected a (C, H, W) image or a Pillow image, got an array of shape {image.shape}")
     return image
+
+
+def _eight_bits(image: Any) -> Any:
+    """A deep grey Pillow image (modes "I;16", "I", "F") in mode "L", the whole range scaled: Pillow itself clips."""
+    from PIL import Image
+
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})  # of TIFF files
+    if image.mode == "F":
+        top = 1.0
+    elif image.mode.startswith("I;16"):
+        top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
+    elif image.format in ("PNG", "PPM"):
+        top = 2**16 - 1
+    elif image.format == "TIFF":
+        signed = tags.get(339, (1,))[0] == 2  # SampleFormat
+        values = values if signed else values.astype(np.int64) % (1 << 32)  # which Pillow holds as signed numbers
+        top = 2 ** (31 if signed else 32) - 1
+    else:
+        raise ValueError(f"the range of an image in mode {image.mode!r} is unknown; convert it to I;16, F or L")
+    values = values.astype(np.float64)
+    if not (values >= 0).all() or not (values <= top).all():
+        raise ValueError(f"expected samples in [0, {top:g}], got {values.min():g} to {values.max():g}")
+    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
 
 
 def check_batch(images: np.ndarray, what: str) -> None:

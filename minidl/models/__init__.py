@@ -7,6 +7,7 @@ from minidl.models.cnn import ConvNet
 from minidl.models.efficientnet import EfficientNetLite0
 from minidl.models.gpt import GPT, GPTConfig
 from minidl.models.lenet import LeNet5
+from minidl.models.llama import Llama, LlamaConfig
 from minidl.models.mobilenet import MobileNetV2, MobileNetV3, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from minidl.models.pretrained import UnknownModelError, from_pretrained
 from minidl.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152

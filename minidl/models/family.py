@@ -89,6 +89,11 @@ class Config:
             raise ValueError("; ".join(problems))
         return cls(**values)
 
+    def eos_tokens(self) -> list[int]:
+        """The tokens that end a text: ``eos_token_id`` is one, several or none."""
+        eos = getattr(self, "eos_token_id", None)
+        return eos if isinstance(eos, list) else [] if eos is None else [eos]
+
     def layers(self) -> int:
         """The number of layers, of which each has weights in a file."""
         return sum(getattr(self, f.name) or 0 for f in dataclasses.fields(self) if f.name.endswith("layers"))
@@ -113,7 +118,9 @@ class Family:
     config: type[Config]
     #: Hugging Face's names of classes, and ours; the first is meant where a file names none
     architectures: Mapping[str, Callable[[Any], Module]]
-    #: settings that the type implies
+    #: settings that hold where a file of this type is silent
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: settings that the type implies, whatever a file says
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: regular expressions for names in files, and what to put in their place
     renames: tuple[tuple[str, str], ...] = ()

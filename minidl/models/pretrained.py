@@ -19,13 +19,13 @@ from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor, array_of
 from minidl.errors import UserError
 from minidl.files import CorruptFileError
-from minidl.models import bert
+from minidl.models import bert, llama
 from minidl.models.family import Family
 from minidl.nn import init
 from minidl.nn.module import Module
 
 #: by config.json's ``model_type``
-FAMILIES: dict[str, Family] = {**bert.FAMILIES}
+FAMILIES: dict[str, Family] = {**bert.FAMILIES, **llama.FAMILIES}
 
 #: what may hold the weights, in the order of preference; an index names the files
 _WEIGHTS = (
@@ -73,7 +73,7 @@ def from_pretrained(
     given = read_json(folder / "config.json")
     family, name = _choose(folder, given, architecture)
     weights = Weights(folder)
-    model = _build(folder, family, name, {**given, **family.implied, **settings}, len(weights.names))
+    model = _build(folder, family, name, {**family.defaults, **given, **family.implied, **settings}, len(weights.names))
     _fill(model, family, weights, np.dtype(dtype or default_dtype()), tuple(new))
     return model.eval()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,11 @@ def continue_tokens(
     temperature: float,
     top_k: int | None,
     generator: Generator | None,
+    stop: Collection[int] = (),
 ) -> Tensor:
     """``idx`` (N, T), T > 0, continued by ``max_new_tokens`` sampled tokens: int64 (N, T + max_new_tokens).
+
+    A row that has come to a token of ``stop`` repeats it; once all rows have, there are no more tokens.
 
     ``scores(tokens, new)`` gives the model's scores (N, t, V), the last of them for what follows all ``tokens``;
     ``new`` are those it was not given before. ``model`` is in evaluation mode meanwhile.
@@ -67,10 +70,15 @@ def continue_tokens(
     model.eval()
     try:
         new = tokens
+        ended = np.zeros(len(tokens), np.bool_)
         for _ in range(max_new_tokens):
             last = scores(tokens, new)[:, -1]
-            new = sample_tokens(to_numpy(last.data), temperature, top_k, generator)[:, None]
+            sampled = sample_tokens(to_numpy(last.array), temperature, top_k, generator)
+            new = np.where(ended, tokens[:, -1], sampled)[:, None]
             tokens = np.concatenate([tokens, new], axis=1)
+            ended |= np.isin(new[:, 0], list(stop))
+            if len(stop) and ended.all():
+                break
     finally:
         model.train(was_training)
     return as_tensor(tokens)

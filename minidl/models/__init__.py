@@ -12,6 +12,8 @@ from minidl.models.mobilenet import MobileNetV2, MobileNetV3, mobilenet_v2, mobi
 from minidl.models.pretrained import UnknownModelError, from_pretrained
 from minidl.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 from minidl.models.sentence import SentenceEncoder
+from minidl.models.t5 import T5, T5Config, T5Encoder
 from minidl.models.tokenizer import PretrainedTokenizer
 from minidl.models.unet import UNet
 from minidl.models.vgg import VGG, vgg11, vgg13, vgg16, vgg19
+from minidl.models.vit import ViT, ViTConfig, ViTForImageClassification

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -122,6 +122,8 @@ class Family:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: settings that the type implies, whatever a file says
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: settings that show in the names of a file's arrays
+    seen: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
     #: regular expressions for names in files, and what to put in their place
     renames: tuple[tuple[str, str], ...] = ()
     #: begins the names of the body where a file has a head as well

@@ -17,6 +17,7 @@ import numpy as np
 from minidl import ops
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor, as_tensor
+from minidl.models.family import Config, Family
 from minidl.models.sampling import continue_tokens
 from minidl.nn import init
 from minidl.nn.attention import KVCache
@@ -216,3 +217,48 @@ def from_huggingface(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if "transformer.wte.weight" in result:
         result.setdefault("lm_head.weight", result["transformer.wte.weight"])
     return result
+
+
+@dataclasses.dataclass
+class GPT2Config(Config):
+    """GPT-2's settings in Hugging Face's folders; the defaults are GPT-2 small's."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    resid_pdrop: float = 0.1
+    activation_function: str = "gelu_new"
+
+    ONLY = {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
+        "layer_norm_epsilon": (1e-5,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    }
+
+    def layers(self) -> int:
+        return self.n_layer
+
+
+def from_config(config: GPT2Config) -> GPT:
+    """The :class:`GPT` that a Hugging Face folder describes."""
+    return GPT(
+        block_size=config.n_positions, vocab_size=config.vocab_size, n_layer=config.n_layer, n_head=config.n_head,
+        n_embd=config.n_embd, dropout=config.resid_pdrop,
+        gelu="none" if config.activation_function == "gelu" else "tanh",
+    )  # fmt: skip
+
+
+FAMILIES = {
+    "gpt2": Family(
+        GPT2Config,
+        {"GPT2LMHeadModel": from_config, "GPT2Model": from_config},
+        prefix="transformer.",
+        unused=(r".*\.attn\.(masked_)?bias$",),
+        convert=lambda name, array: from_huggingface({name: array})[name],
+    )
+}

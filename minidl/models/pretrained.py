@@ -19,13 +19,15 @@ from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor, array_of
 from minidl.errors import UserError
 from minidl.files import CorruptFileError
-from minidl.models import bert, llama
+from minidl.models import bert, gpt, llama, resnet, t5, vit
 from minidl.models.family import Family
 from minidl.nn import init
 from minidl.nn.module import Module
 
 #: by config.json's ``model_type``
-FAMILIES: dict[str, Family] = {**bert.FAMILIES, **llama.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **bert.FAMILIES, **gpt.FAMILIES, **llama.FAMILIES, **resnet.FAMILIES, **t5.FAMILIES, **vit.FAMILIES
+}  # fmt: skip
 
 #: what may hold the weights, in the order of preference; an index names the files
 _WEIGHTS = (
@@ -73,7 +75,8 @@ def from_pretrained(
     given = read_json(folder / "config.json")
     family, name = _choose(folder, given, architecture)
     weights = Weights(folder)
-    model = _build(folder, family, name, {**family.defaults, **given, **family.implied, **settings}, len(weights.names))
+    settings = {**family.defaults, **given, **family.implied, **family.seen(weights.names), **settings}
+    model = _build(folder, family, name, settings, len(weights.names))
     _fill(model, family, weights, np.dtype(dtype or default_dtype()), tuple(new))
     return model.eval()
 

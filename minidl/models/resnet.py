@@ -5,10 +5,12 @@ He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 201
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from minidl import ops
+from minidl.models.family import Config, Family
 from minidl.nn import init
 from minidl.nn.container import Sequential
 from minidl.nn.conv import Conv2d
@@ -145,3 +147,60 @@ def resnet101(num_classes: int = 1000, small_input: bool = False, in_channels: i
 def resnet152(num_classes: int = 1000, small_input: bool = False, in_channels: int = 3) -> ResNet:
     """ResNet-152 (table 1 of the paper); see :class:`ResNet`."""
     return ResNet((3, 8, 36, 3), num_classes, small_input, in_channels, Bottleneck)
+
+
+@dataclasses.dataclass
+class ResNetConfig(Config):
+    """A ResNet's settings in Hugging Face's folders, for those that :class:`ResNet` can be."""
+
+    embedding_size: int = 64
+    hidden_sizes: list[int] = dataclasses.field(default_factory=lambda: [256, 512, 1024, 2048])
+    depths: list[int] = dataclasses.field(default_factory=lambda: [3, 4, 6, 3])
+    layer_type: str = "bottleneck"
+    num_channels: int = 3
+    num_labels: int = 2
+    id2label: dict | None = None
+
+    ONLY = {
+        "layer_type": ("basic", "bottleneck"),
+        "hidden_act": ("relu",),
+        "downsample_in_first_stage": (False,),
+        "downsample_in_bottleneck": (False,),
+    }
+
+    def layers(self) -> int:
+        return sum(self.depths)
+
+
+def from_config(config: ResNetConfig) -> ResNet:
+    """The :class:`ResNet` that a Hugging Face folder describes. Raises ValueError for other widths than the paper's."""
+    block = BasicBlock if config.layer_type == "basic" else Bottleneck
+    widths = [64 * block.expansion * 2**i for i in range(4)]
+    if config.embedding_size != 64 or config.hidden_sizes != widths or len(config.depths) != 4:
+        raise ValueError(
+            f"embedding_size {config.embedding_size}, hidden_sizes {config.hidden_sizes!s:.80} and "
+            f"{len(config.depths)} depths; written for 64, {widths} and 4"
+        )
+    return ResNet(config.depths, config.num_labels, in_channels=config.num_channels, block=block)
+
+
+_STAGES = tuple((rf"^(resnet\.)?encoder\.stages\.{i}\.layers\.", f"layer{i + 1}.") for i in range(4))
+_CONVOLUTIONS = tuple((rf"\.layer\.{i}\.convolution\.", f".conv{i + 1}.") for i in range(3))
+_NORMS = tuple((rf"\.layer\.{i}\.normalization\.", f".bn{i + 1}.") for i in range(3))
+
+FAMILIES = {
+    "resnet": Family(
+        ResNetConfig,
+        {"ResNetForImageClassification": from_config},
+        renames=(
+            (r"^(resnet\.)?embedder\.embedder\.convolution\.", "conv1."),
+            (r"^(resnet\.)?embedder\.embedder\.normalization\.", "bn1."),
+            *_STAGES,
+            (r"\.shortcut\.convolution\.", ".downsample.0."),
+            (r"\.shortcut\.normalization\.", ".downsample.1."),
+            *_CONVOLUTIONS,
+            *_NORMS,
+            (r"^classifier\.1\.", "fc."),
+        ),
+    )
+}

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from minidl.core.context import Context, current, enable_grad, no_grad
+from minidl.core.dtypes import HALVES, half_among
 from minidl.core.errors import AnomalyError
 from minidl.core.graph import Node, Traced, _key, edge_of, has_nan
-from minidl.core.registry import namespace
+from minidl.core.registry import namespace, primitives
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def _vjp(node: Node, g: Any, on_tensors: bool, tensor_type: Any) -> Sequence[Any]:
@@ -68,7 +71,19 @@ def _call(node: Node, rule: Any, g: Any, on_tensors: bool, tensor_type: Any) -> 
             assert node.shapes is not None
             v = node.shapes[key:]
         values.append(v)
-    return rule.function(*values)
+    half = half_among(g if type(g) is tuple else (g,)) if node.prim.half is not False else None
+    return rule.function(*values) if half is None else _in_float32(rule.function, values, half)
+
+
+def _in_float32(function: Any, values: list, half: np.dtype) -> Any:
+    """``function(*values)`` in half precision, computed in float32 as primitives are (:mod:`minidl.core.dtypes`)."""
+
+    def cast(v: Any, of: Any, to: Any) -> Any:
+        if type(v) in (list, tuple):
+            return type(v)(cast(a, of, to) for a in v)
+        return primitives["astype"](v, dtype=to) if getattr(v, "dtype", None) in of else v
+
+    return cast(function(*cast(values, HALVES, _FLOAT32)), (_FLOAT32,), half)
 
 
 def _outputs(node: Node, tensor_type: Any) -> Any:
@@ -82,7 +97,9 @@ def _composite_vjp(node: Node, g: Any) -> list:
     """Gradients through the primitives that the formula is written with."""
     # each input gets a node of its own (+a), so that an input given twice, or made from another one, counts once
     inputs = [+node.saved[i] if node.needs >> i & 1 else node.saved[i] for i in range(len(node.edges))]
-    out = node.prim.reference(*inputs, **node.params)
+    formula = functools.partial(node.prim.reference, **node.params)
+    half = half_among(inputs) if node.prim.half is not False else None
+    out = formula(*inputs) if half is None else _in_float32(formula, inputs, half)
     wanted = [a for i, a in enumerate(inputs) if node.needs >> i & 1]
     pairs = zip(out, g) if isinstance(out, tuple) else [(out, g)]
     depending = [(o, s) for o, s in pairs if isinstance(o, Traced) and o.requires_grad]

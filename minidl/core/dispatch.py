@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidl.core.context import Context, current
-from minidl.core.dtypes import default_dtype, result_dtype
+from minidl.core.dtypes import default_dtype, half_among, result_dtype, rounded, widened
 from minidl.core.errors import AnomalyError, BackendError, describe, explained
 from minidl.core.graph import Node, has_nan, node_of_one, node_of_two, user_line
 from minidl.core.registry import Backend, Kernel, _host_backend, backend_of, device_types, primitives, serving
@@ -54,11 +54,28 @@ def choose(prim: Primitive, backend: Backend, arrays: Any, params: dict) -> Kern
 def compute(prim: Primitive, arrays: Any, params: dict) -> Any:
     """Compute on plain arrays, by the kernel of the arrays' backend that accepts the call, else by the formula."""
     backend, arrays = _place(arrays) if device_types else (current().backend, arrays)
+    if prim.half is not False:
+        dtype = half_among(arrays)
+        if dtype is not None and not computes_half(backend, prim):
+            return _in_float32(prim, arrays, params, dtype)
     try:
         k = choose(prim, backend, arrays, params)
         return (prim.reference if k is None else k.function)(*arrays, **params)
     except Exception as error:
         raise explained(prim, error, arrays, params).with_traceback(error.__traceback__) from None
+
+
+def computes_half(backend: Backend, prim: Primitive) -> bool:
+    """Has the backend a kernel of the primitive that lists float16: one that adds up in float32 by itself?"""
+    return any("float16" in k.dtypes for k in serving(backend, prim.name))
+
+
+def _in_float32(prim: Primitive, arrays: Any, params: dict, half: np.dtype) -> Any:
+    """Compute in float32, and round the results that ``prim.half`` names back to half precision."""
+    out = compute(prim, [widened(a) for a in arrays], params)
+    if type(out) is tuple:
+        return tuple(rounded(o, half) if prim.half is True or i in prim.half else o for i, o in enumerate(out))
+    return rounded(out, half) if prim.half else out
 
 
 def run(prim: Primitive, arrays: Any, params: dict) -> Any:

@@ -47,7 +47,7 @@ def user_line() -> str:
 
 def has_nan(array: Any) -> bool:
     dt = getattr(array, "dtype", None)
-    return dt is not None and dt.kind in "fc" and bool(namespace(array).isnan(array).any())
+    return dt is not None and dt.kind in "fcV" and bool(namespace(array).isnan(array).any())
 
 
 class Node:

@@ -80,6 +80,7 @@ class Primitive:
         composite: bool = False,
         order: tuple[str, ...] | None = None,
         also: Mapping[str, Callable[..., Any]] | None = None,
+        half: bool | tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.reference = reference
@@ -95,6 +96,7 @@ class Primitive:
         self.composite = composite
         self.order = order
         self.also = dict(also or {})
+        self.half = not (view or identity) if half is None else half
         self.__doc__ = reference.__doc__
         self.__name__ = self.name
         self.__module__ = reference.__module__
@@ -235,6 +237,10 @@ def primitive(function: Callable[..., Any] | None = None, *, name: str | None = 
     ``composite``
         the formula is written with other primitives and takes Tensors, too: gradients of gradients are taken through
         it, and need no rule that can itself be differentiated.
+    ``half``
+        how half precision is computed with: ``True`` in float32, and all results are rounded back; a tuple of numbers:
+        only those results are; ``False`` as it comes. The default is ``False`` for a view or an identity, which only
+        moves values, and ``True`` for others.
     ``donated``
         inputs that a kernel (never the formula) may overwrite and return: the caller must go on with what is returned.
 

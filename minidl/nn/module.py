@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.core.dtypes import is_dtype_name
+from minidl.core.dtypes import bfloat16, is_dtype_name, is_floating
 from minidl.core.hooks import HookHandle
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor, array_of, as_tensor
@@ -311,14 +311,14 @@ class Module:
                 device = target
             else:
                 dtype = target
-        if dtype is not None and np.dtype(dtype).kind != "f":
+        if dtype is not None and not is_floating(np.dtype(dtype)):
             raise TypeError(f"{type(self).__name__}.to: expected a floating-point dtype, got {np.dtype(dtype)}")
         for t in (*self.parameters(), *self.buffers()):
             for tensor in (t, t.grad):
                 if tensor is None:
                     continue
                 moved = tensor.detach() if device is None else tensor.detach().to(device)
-                if dtype is not None and moved.dtype.kind == "f":
+                if dtype is not None and is_floating(moved.dtype):
                     moved = moved.astype(dtype)
                 tensor.array = moved.array
         return self
@@ -334,6 +334,10 @@ class Module:
     def half(self) -> Module:
         """Convert floating-point parameters and buffers to float16."""
         return self.to(np.float16)
+
+    def bfloat16(self) -> Module:
+        """Convert floating-point parameters and buffers to bfloat16."""
+        return self.to(bfloat16)
 
     # Hooks
 

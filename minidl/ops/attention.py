@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.dtypes import result_dtype
+from minidl.core.dtypes import is_floating, result_dtype
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.ops.elementwise import astype, exp, log, ones_like, sum_to, where
@@ -57,7 +57,7 @@ def _dropped(p: Any, dropout_p: float, key: int, offset: int) -> Any:
     return keyed_dropout(p, p=dropout_p, key=key, offset=offset) if dropout_p else p
 
 
-@primitive(name="scaled_dot_product_attention", random=True, composite=True)
+@primitive(name="scaled_dot_product_attention", random=True, composite=True, half=(0,))
 def _attention(q, k, v, attn_mask=None, *, dropout_p, is_causal, scale, block_size, key, offset):
     """Returns (out, lse): (..., H, L, Ev) and the log-sum-exp of each row of scores, (..., H, L).
 
@@ -152,9 +152,9 @@ def scaled_dot_product_attention(
         raise ValueError(f"scaled_dot_product_attention: block_size must be positive, got {block_size}")
     shape = (*q.shape[:-1], k.shape[-2])
     if attn_mask is not None:
-        if attn_mask.dtype.kind not in "bf":
+        if not is_floating(attn_mask.dtype) and attn_mask.dtype != bool:
             raise TypeError(f"scaled_dot_product_attention: expected a bool or float mask, got {describe(attn_mask)}")
-        if attn_mask.dtype.kind == "f" and attn_mask.dtype != q.dtype:
+        if attn_mask.dtype not in (bool, q.dtype):
             attn_mask = astype(attn_mask, dtype=q.dtype)
         if attn_mask.ndim < 2:
             attn_mask = reshape(attn_mask, shape=(1,) * (2 - attn_mask.ndim) + tuple(attn_mask.shape))

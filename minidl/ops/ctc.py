@@ -53,7 +53,7 @@ def _emissions(log_probs, labels, xp):
     return gather(log_probs, xp.broadcast_to(labels, (len(log_probs), *labels.shape)), axis=2)
 
 
-@primitive(name="ctc_loss", composite=True)
+@primitive(name="ctc_loss", composite=True, half=(0,))
 def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """-log p(targets) for each of the batch (N,), and log alpha (T, N, L) for the gradient."""
     targets, input_lengths, target_lengths = (

@@ -22,7 +22,7 @@ def sum_to(x, shape):
     return x if x.shape == shape else _sum_to(x, shape=shape)
 
 
-@primitive(name="sum_to", view=True, identity="shape", linear_in=("x",))
+@primitive(name="sum_to", view=True, identity="shape", linear_in=("x",), half=True)
 def _sum_to(x, *, shape):
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.dtypes import is_floating
 from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
@@ -239,7 +240,7 @@ def _per_class(weight, logits, axis):
     return reshape(astype(weight, dtype=logits.dtype), shape=(-1,) + (1,) * (logits.ndim - 1 - axis))
 
 
-@primitive(name="cross_entropy", composite=True)
+@primitive(name="cross_entropy", composite=True, half=(0,))
 def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
     """The loss, and what its gradient needs: per entry the largest logit and the log of the sum of exponentials above
     it, and the sum of the entries' weights."""
@@ -321,7 +322,7 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     _check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         return _soft_cross_entropy(logits, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", logits, target, weight, ignore_index)
     return _cross_entropy(

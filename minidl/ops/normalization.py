@@ -11,8 +11,7 @@ section 3)::
     dx = (dz - mean(dz) - z * mean(dz * z)) / sqrt(var + eps)         dz = weight * dout
     dweight = sum(dout * z)          dbias = sum(dout)
 
-Each operation is one primitive with one backward primitive. Half precision is worked on in float32, whose range sums of
-squares need.
+Each operation is one primitive with one backward primitive.
 """
 
 from __future__ import annotations
@@ -24,21 +23,11 @@ import numpy as np
 
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
-from minidl.ops.elementwise import astype, maximum, rsqrt
+from minidl.ops.elementwise import maximum, rsqrt
 from minidl.ops.linalg import norm
 from minidl.ops.reduction import mean as average
 from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import reshape
-
-
-def _wide(x: Any) -> Any:
-    """``x``, in float32 if it is of a half precision: sums of squares would overflow."""
-    return astype(x, dtype=np.dtype(np.float32)) if x.dtype.itemsize < 4 else x
-
-
-def _like(x: Any, a: Any) -> Any:
-    """``a`` in the dtype of ``x``."""
-    return a if a.dtype == x.dtype else astype(a, dtype=x.dtype)
 
 
 def _standardize(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
@@ -70,12 +59,12 @@ def _per_channel(x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 # Batch normalization: over all pixels of a channel in the batch
 
 
-@primitive(name="batch_norm", promote="float", composite=True)
+@primitive(name="batch_norm", promote="float", composite=True, half=(0,))
 def _batch_norm(x, weight=None, bias=None, *, eps):
     """(normalized x, mean, variance) with the statistics of this batch, one per channel."""
     per_channel, axes = _per_channel(x)
-    z, mean, var = _standardize(_wide(x), axes, eps)
-    out = _like(x, _affine(z, weight, bias, per_channel))
+    z, mean, var = _standardize(x, axes, eps)
+    out = _affine(z, weight, bias, per_channel)
     return out, reshape(mean, shape=(-1,)), reshape(var, shape=(-1,))
 
 
@@ -86,13 +75,13 @@ def batch_norm_backward(dout, dmean, dvar, x, weight, mean, var, *, eps):
     Besides what comes through z, there is what comes through mean = sum(x) / n and var = sum((x - mean)^2) / n.
     """
     per_channel, axes = _per_channel(x)
-    g, n = _wide(dout), math.prod(x.shape[a] for a in axes)
+    n = math.prod(x.shape[a] for a in axes)
     mean, var, dmean, dvar = (reshape(a, shape=per_channel) for a in (mean, var, dmean, dvar))
-    centred = _wide(x) - mean
+    centred = x - mean
     z = centred * rsqrt(var + eps)
-    dz = _affine(g, weight, None, per_channel)
-    dx = _like(x, _standardize_grad(dz, z, var, axes, eps) + (dmean + 2 * dvar * centred) / n)
-    return dx, add_up(g * z, axis=axes), add_up(g, axis=axes)
+    dz = _affine(dout, weight, None, per_channel)
+    dx = _standardize_grad(dz, z, var, axes, eps) + (dmean + 2 * dvar * centred) / n
+    return dx, add_up(dout * z, axis=axes), add_up(dout, axis=axes)
 
 
 @_batch_norm.defvjp_all
@@ -145,18 +134,17 @@ def _last_axes(x: Any, normalized_shape: tuple[int, ...]) -> tuple[tuple[int, ..
 @primitive(name="layer_norm", promote="float", composite=True)
 def _layer_norm(x, weight=None, bias=None, *, normalized_shape, eps):
     """``x`` normalized over its last axes, of shape ``normalized_shape``."""
-    z, _, _ = _standardize(_wide(x), _last_axes(x, normalized_shape)[0], eps)
-    return _like(x, _affine(z, weight, bias, normalized_shape))
+    z, _, _ = _standardize(x, _last_axes(x, normalized_shape)[0], eps)
+    return _affine(z, weight, bias, normalized_shape)
 
 
 @primitive(differentiable=False, linear_in=("dout",))
 def layer_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight, dbias) of layer_norm; the statistics are computed again, which is cheaper than keeping them."""
     axes, rows = _last_axes(x, normalized_shape)
-    g = _wide(dout)
-    z, _, var = _standardize(_wide(x), axes, eps)
-    dx = _like(x, _standardize_grad(_affine(g, weight, None, normalized_shape), z, var, axes, eps))
-    return dx, add_up(g * z, axis=rows), add_up(g, axis=rows)
+    z, _, var = _standardize(x, axes, eps)
+    dx = _standardize_grad(_affine(dout, weight, None, normalized_shape), z, var, axes, eps)
+    return dx, add_up(dout * z, axis=rows), add_up(dout, axis=rows)
 
 
 @_layer_norm.defvjp_all
@@ -190,25 +178,24 @@ def _check_rows(op: str, x: Any, normalized_shape: Any, weight: Any, bias: Any) 
 
 def _grouped(x: Any, num_groups: int) -> Any:
     """x (N, C, *size) as (N, groups, what is in a group)."""
-    return reshape(_wide(x), shape=(x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
+    return reshape(x, shape=(x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
 
 
 @primitive(name="group_norm", promote="float", composite=True)
 def _group_norm(x, weight=None, bias=None, *, num_groups, eps):
     """``x`` (N, C, *size) normalized over each of ``num_groups`` groups of channels."""
     z, _, _ = _standardize(_grouped(x, num_groups), (2,), eps)
-    return _like(x, _affine(reshape(z, shape=x.shape), weight, bias, _per_channel(x)[0]))
+    return _affine(reshape(z, shape=x.shape), weight, bias, _per_channel(x)[0])
 
 
 @primitive(differentiable=False, linear_in=("dout",))
 def group_norm_backward(dout, x, weight, *, num_groups, eps):
     """(dx, dweight, dbias) of group_norm; the statistics are computed again."""
     per_channel, axes = _per_channel(x)
-    g = _wide(dout)
     z, _, var = _standardize(_grouped(x, num_groups), (2,), eps)
-    dz = _grouped(_affine(g, weight, None, per_channel), num_groups)
-    dx = _like(x, reshape(_standardize_grad(dz, z, var, (2,), eps), shape=x.shape))
-    return dx, add_up(g * reshape(z, shape=x.shape), axis=axes), add_up(g, axis=axes)
+    dz = _grouped(_affine(dout, weight, None, per_channel), num_groups)
+    dx = reshape(_standardize_grad(dz, z, var, (2,), eps), shape=x.shape)
+    return dx, add_up(dout * reshape(z, shape=x.shape), axis=axes), add_up(dout, axis=axes)
 
 
 @_group_norm.defvjp_all
@@ -247,8 +234,8 @@ def instance_norm(x, weight=None, bias=None, eps=1e-5):
 @primitive(name="rms_norm", promote="float", composite=True)
 def _rms_norm(x, weight=None, *, normalized_shape, eps):
     """``x`` divided by its root mean square over the last axes, of shape ``normalized_shape``."""
-    z, _ = _over_rms(_wide(x), _last_axes(x, normalized_shape)[0], eps)
-    return _like(x, _affine(z, weight, None, normalized_shape))
+    z, _ = _over_rms(x, _last_axes(x, normalized_shape)[0], eps)
+    return _affine(z, weight, None, normalized_shape)
 
 
 def _over_rms(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
@@ -261,11 +248,10 @@ def _over_rms(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
 def rms_norm_backward(dout, x, weight, *, normalized_shape, eps):
     """(dx, dweight) of rms_norm: with z = x / rms, dx = (dz - z mean(dz z)) / rms."""
     axes, rows = _last_axes(x, normalized_shape)
-    g = _wide(dout)
-    z, r = _over_rms(_wide(x), axes, eps)
-    dz = _affine(g, weight, None, normalized_shape)
-    dx = _like(x, (dz - z * average(dz * z, axis=axes, keepdims=True)) * r)
-    return dx, add_up(g * z, axis=rows)
+    z, r = _over_rms(x, axes, eps)
+    dz = _affine(dout, weight, None, normalized_shape)
+    dx = (dz - z * average(dz * z, axis=axes, keepdims=True)) * r
+    return dx, add_up(dout * z, axis=rows)
 
 
 @_rms_norm.defvjp_all

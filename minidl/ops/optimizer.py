@@ -54,7 +54,7 @@ def _decayed(p, g, lr, weight_decay, decoupled, maximize):
     return p, g
 
 
-@primitive(differentiable=False, donated=("p", "buf"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "buf"), elementwise=True)
 def sgd_update(p, g, lr, step, buf=None, *, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0,
                maximize=False):  # fmt: skip
     """Gradient descent, with momentum if ``buf`` (zeros at first) is given. Returns ``(p,)`` or ``(p, buf)``.
@@ -71,7 +71,7 @@ def sgd_update(p, g, lr, step, buf=None, *, momentum=0.0, dampening=0.0, nestero
     return p - lr * (g + momentum * buf if nesterov else buf), buf
 
 
-@primitive(differentiable=False, donated=("p", "m", "v", "max_v"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "m", "v", "max_v"), elementwise=True)
 def adam_update(p, g, m, v, lr, step, max_v=None, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0,
                 decoupled=False, maximize=False):  # fmt: skip
     """Adam (Kingma and Ba, 2015, algorithm 1); AdamW with ``decoupled``; AMSGrad (Reddi et al., 2018) if ``max_v`` is
@@ -86,7 +86,7 @@ def adam_update(p, g, m, v, lr, step, max_v=None, *, beta1=0.9, beta2=0.999, eps
     return (p, m, v) if max_v is None else (p, m, v, largest)
 
 
-@primitive(differentiable=False, donated=("p", "v", "g_avg", "buf"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "v", "g_avg", "buf"), elementwise=True)
 def rmsprop_update(p, g, v, lr, g_avg=None, buf=None, *, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0,
                    maximize=False):  # fmt: skip
     """RMSProp (Tieleman and Hinton, Coursera lecture 6.5, 2012). Returns ``(p, v)`` and those of ``g_avg, buf`` given.
@@ -108,7 +108,7 @@ def rmsprop_update(p, g, v, lr, g_avg=None, buf=None, *, alpha=0.99, eps=1e-8, m
     return (p - _like(lr, p) * update, *state)
 
 
-@primitive(differentiable=False, donated=("p", "total"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "total"), elementwise=True)
 def adagrad_update(p, g, total, lr, step, *, lr_decay=0.0, eps=1e-10, weight_decay=0.0, maximize=False):
     """Adagrad (Duchi, Hazan and Singer, 2011): ``total`` sums the squared gradients. Returns ``(p, total)``.
 
@@ -120,7 +120,7 @@ def adagrad_update(p, g, total, lr, step, *, lr_decay=0.0, eps=1e-10, weight_dec
     return p - _like(rate, p) * (g / (namespace(p).sqrt(total) + eps)), total
 
 
-@primitive(differentiable=False, donated=("p", "v", "delta_v"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "v", "delta_v"), elementwise=True)
 def adadelta_update(p, g, v, delta_v, lr, *, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
     """Adadelta (Zeiler, 2012, algorithm 1), its step scaled by ``lr``. Returns ``(p, v, delta_v)``."""
     xp = namespace(p)
@@ -131,7 +131,7 @@ def adadelta_update(p, g, v, delta_v, lr, *, rho=0.9, eps=1e-6, weight_decay=0.0
     return p - _like(lr, p) * delta, v, delta_v
 
 
-@primitive(differentiable=False, donated=("p", "m", "v"))
+@primitive(differentiable=False, half=(0,), donated=("p", "m", "v"))
 def nadam_update(p, g, m, v, mu_product, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3,
                  weight_decay=0.0, decoupled=False, maximize=False):  # fmt: skip
     """NAdam (Dozat, "Incorporating Nesterov momentum into Adam", 2016). Returns ``(p, m, v, mu_product)``.
@@ -153,7 +153,7 @@ def nadam_update(p, g, m, v, mu_product, lr, step, *, beta1=0.9, beta2=0.999, ep
     return p - along_g * (g / denominator) - along_m * (m / denominator), m, v, mu_product
 
 
-@primitive(differentiable=False, donated=("p", "m", "v"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "m", "v"), elementwise=True)
 def radam_update(p, g, m, v, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False,
                  maximize=False):  # fmt: skip
     """Rectified Adam (Liu et al., 2020, algorithm 2). Returns ``(p, m, v)``.
@@ -182,7 +182,7 @@ def _trust(weight_norm, update_norm):
     return xp.where(usable, weight_norm / xp.where(usable, update_norm, one), one)
 
 
-@primitive(differentiable=False, donated=("p", "m", "v"))
+@primitive(differentiable=False, half=(0,), donated=("p", "m", "v"))
 def lamb_update(p, g, m, v, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.0, adapt=True,
                 maximize=False):  # fmt: skip
     """LAMB (You et al., "Large batch optimization for deep learning", 2020, algorithm 2). Returns ``(p, m, v)``.
@@ -202,7 +202,7 @@ def lamb_update(p, g, m, v, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-6, weigh
     return p - rate * update, m, v
 
 
-@primitive(differentiable=False, donated=("p", "buf"))
+@primitive(differentiable=False, half=(0,), donated=("p", "buf"))
 def lars_update(p, g, buf, lr, *, momentum=0.9, weight_decay=0.0, trust_coefficient=1e-3, adapt=True, maximize=False):
     """LARS (You, Gitman and Ginsburg, "Large batch training of convolutional networks", 2017, algorithm 1).
 
@@ -220,7 +220,7 @@ def lars_update(p, g, buf, lr, *, momentum=0.9, weight_decay=0.0, trust_coeffici
     return p - buf, buf
 
 
-@primitive(differentiable=False, donated=("p", "m"), elementwise=True)
+@primitive(differentiable=False, half=(0,), donated=("p", "m"), elementwise=True)
 def lion_update(p, g, m, lr, *, beta1=0.9, beta2=0.99, weight_decay=0.0, maximize=False):
     """Lion (Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2), whose weight decay is
     decoupled. Returns ``(p, m)``."""
@@ -245,7 +245,7 @@ def _newton_schulz(g, coefficients, steps, eps):
     return x.T if tall else x
 
 
-@primitive(differentiable=False, donated=("p", "buf"))
+@primitive(differentiable=False, half=(0,), donated=("p", "buf"))
 def muon_update(p, g, buf, lr, *, momentum=0.95, nesterov=True, weight_decay=0.1,
                 ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-7, ns_steps=5, adjust_lr_fn=None):  # fmt: skip
     """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon/, 2024) on a matrix. Returns ``(p, buf)``.
@@ -270,7 +270,7 @@ def muon_update(p, g, buf, lr, *, momentum=0.95, nesterov=True, weight_decay=0.1
     return p - _like(lr * scale, p) * update, buf
 
 
-@primitive(differentiable=False, donated=("average",), elementwise=True)
+@primitive(differentiable=False, half=(), donated=("average",), elementwise=True)
 def ema_update(average, p, decay):
     """One step of an exponential moving average: ``decay * average + (1 - decay) * p``."""
     return average + _like(1 - decay, average) * (p - average)

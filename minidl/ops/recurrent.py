@@ -113,7 +113,7 @@ def _rnn_grad(g, needs, x, h0, w_ih, w_hh, b_ih, out, nonlinearity, reverse, len
 # GRU
 
 
-@primitive(name="gru", promote="same", composite=True)
+@primitive(name="gru", promote="same", composite=True, half=(0, 1))
 def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None):
     """Gated recurrent unit. Returns (y, h_n, gates, hn), the last two kept for the backward pass.
 
@@ -174,7 +174,7 @@ def _gru_grad(g, needs, x, h0, w_ih, w_hh, b_ih, out, reverse, lengths):
 # LSTM
 
 
-@primitive(name="lstm", promote="same", composite=True)
+@primitive(name="lstm", promote="same", composite=True, half=(0, 1, 2))
 def _lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=False, lengths=None):
     """Long short-term memory. Returns (y, h_n, c_n, gates, cells), the last two kept for the backward pass.
 

@@ -38,11 +38,6 @@ def _count(axis, shape: tuple[int, ...]) -> int:
     return n
 
 
-def _sum_dtype(dtype: np.dtype) -> np.dtype:
-    """What to add up in: half precision ends at 65504."""
-    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
-
-
 @primitive(promote="same", reduces="sum", linear_in=("x",), also={"dtype": converted})
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
@@ -58,9 +53,7 @@ sum.defvjp(
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        wide = _sum_dtype(x.dtype)
-        total = namespace(x).sum(x, axis=axis, keepdims=keepdims, dtype=wide)
-        return (total / wide.type(_count(axis, x.shape))).astype(x.dtype, copy=False)
+        return namespace(x).sum(x, axis=axis, keepdims=keepdims) / x.dtype.type(_count(axis, x.shape))
 
 
 def _mean_grad(g, axis, keepdims, x_shape):
@@ -74,11 +67,11 @@ mean.defvjp(x=_mean_grad)
 @primitive(name="var", promote="float")
 def _var(x, *, axis=None, keepdims=False, correction=1):
     """Variance: sum of squared deviations divided by (n - correction)."""
-    xp, n, wide = namespace(x), _count(axis, x.shape), _sum_dtype(x.dtype)
+    xp, n = namespace(x), _count(axis, x.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
-        deviation = x - xp.sum(x, axis=axis, keepdims=True, dtype=wide) / wide.type(n)
+        deviation = x - xp.sum(x, axis=axis, keepdims=True) / x.dtype.type(n)
         total = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims)
-        return (total / wide.type(builtins.max(n - correction, 0))).astype(x.dtype, copy=False)
+        return total / x.dtype.type(builtins.max(n - correction, 0))
 
 
 def _var_grad(g, x, axis, keepdims, correction):

@@ -10,11 +10,6 @@ import numpy as np
 from minidl.backend import kernel
 
 
-def _wide(x: Any) -> Any:
-    """``x``, in float32 if it is of a half precision: sums of squares would overflow."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
-
-
 def _dot(x: Any, y: Any, axes: tuple[int, ...]) -> Any:
     """sum(x * y) over ``axes``, kept as axes of length one, without making x * y."""
     letters = "abcdefgh"[: x.ndim]
@@ -60,18 +55,18 @@ def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 @kernel("batch_norm", backend="numpy", note="in place")
 def batch_norm(x, weight=None, bias=None, *, eps):
-    z, mean, var = _standardize(_wide(x).reshape(_planes(x.shape)), (0, 2), eps)
+    z, mean, var = _standardize(x.reshape(_planes(x.shape)), (0, 2), eps)
     out = _affine(z, weight, bias, (-1, 1)).reshape(x.shape)
-    return out.astype(x.dtype, copy=False), mean.reshape(-1), var.reshape(-1)
+    return out, mean.reshape(-1), var.reshape(-1)
 
 
 @kernel("batch_norm_backward", backend="numpy", note="in place")
 def batch_norm_backward(dout, dmean, dvar, x, weight, mean, var, *, eps):
     shape = _planes(x.shape)
-    g = _wide(dout).reshape(shape)
+    g = dout.reshape(shape)
     n = g.dtype.type(shape[0] * shape[2])
     rstd = 1 / np.sqrt(var[:, None] + g.dtype.type(eps))
-    z = _wide(x).reshape(shape) - mean[:, None]
+    z = x.reshape(shape) - mean[:, None]
     z *= rstd
     dweight, dbias = _dot(g, z, (0, 2))[0], g.sum(axis=(0, 2))[:, None]
     scale = rstd if weight is None else rstd * weight[:, None]
@@ -79,19 +74,19 @@ def batch_norm_backward(dout, dmean, dvar, x, weight, mean, var, *, eps):
     z *= (2 * dvar[:, None] / rstd - scale * dweight) / n
     z += (dmean[:, None] - scale * dbias) / n
     z += g * scale
-    return z.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(-1), dbias.reshape(-1)
+    return z.reshape(x.shape), dweight.reshape(-1), dbias.reshape(-1)
 
 
 def _rows(x: Any, normalized_shape: tuple[int, ...]) -> Any:
     """``x`` as a matrix whose rows are to be normalized."""
     lead = x.shape[: x.ndim - len(normalized_shape)]
-    return _wide(x).reshape(math.prod(lead), math.prod(normalized_shape))
+    return x.reshape(math.prod(lead), math.prod(normalized_shape))
 
 
 @kernel("layer_norm", backend="numpy", note="in place")
 def layer_norm(x, weight=None, bias=None, *, normalized_shape, eps):
     z, _, _ = _standardize(_rows(x, normalized_shape), (1,), eps)
-    return _affine(z, weight, bias, (-1,)).reshape(x.shape).astype(x.dtype, copy=False)
+    return _affine(z, weight, bias, (-1,)).reshape(x.shape)
 
 
 @kernel("layer_norm_backward", backend="numpy", note="in place")
@@ -100,36 +95,32 @@ def layer_norm_backward(dout, x, weight, *, normalized_shape, eps):
     z, _, var = _standardize(_rows(x, normalized_shape), (1,), eps)
     dweight, dbias = _dot(g, z, (0,)), g.sum(axis=0)
     dx = _standardize_grad(g if weight is None else g * weight.reshape(-1), z, var, (1,), eps)
-    return (
-        dx.reshape(x.shape).astype(x.dtype, copy=False),
-        dweight.reshape(normalized_shape),
-        dbias.reshape(normalized_shape),
-    )
+    return dx.reshape(x.shape), dweight.reshape(normalized_shape), dbias.reshape(normalized_shape)
 
 
 @kernel("group_norm", backend="numpy", note="in place")
 def group_norm(x, weight=None, bias=None, *, num_groups, eps):
     n, c, pixels = _planes(x.shape)
-    z, _, _ = _standardize(_wide(x).reshape(n, num_groups, c // num_groups * pixels), (2,), eps)
-    return _affine(z.reshape(n, c, pixels), weight, bias, (-1, 1)).reshape(x.shape).astype(x.dtype, copy=False)
+    z, _, _ = _standardize(x.reshape(n, num_groups, c // num_groups * pixels), (2,), eps)
+    return _affine(z.reshape(n, c, pixels), weight, bias, (-1, 1)).reshape(x.shape)
 
 
 @kernel("group_norm_backward", backend="numpy", note="in place")
 def group_norm_backward(dout, x, weight, *, num_groups, eps):
     n, c, pixels = _planes(x.shape)
     grouped = (n, num_groups, c // num_groups * pixels)
-    g = _wide(dout).reshape(n, c, pixels)
-    z, _, var = _standardize(_wide(x).reshape(grouped), (2,), eps)
+    g = dout.reshape(n, c, pixels)
+    z, _, var = _standardize(x.reshape(grouped), (2,), eps)
     dweight, dbias = _dot(g, z.reshape(n, c, pixels), (0, 2)), g.sum(axis=(0, 2))
     dz = g if weight is None else g * weight[:, None]
     dx = _standardize_grad(dz.reshape(grouped), z, var, (2,), eps)
-    return dx.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(-1), dbias
+    return dx.reshape(x.shape), dweight.reshape(-1), dbias
 
 
 @kernel("rms_norm", backend="numpy", note="in place")
 def rms_norm(x, weight=None, *, normalized_shape, eps):
     rows = _rows(x, normalized_shape)
-    return _affine(rows * _reciprocal_rms(rows, eps), weight, None, (-1,)).reshape(x.shape).astype(x.dtype, copy=False)
+    return _affine(rows * _reciprocal_rms(rows, eps), weight, None, (-1,)).reshape(x.shape)
 
 
 def _reciprocal_rms(rows: Any, eps: float) -> Any:
@@ -147,4 +138,4 @@ def rms_norm_backward(dout, x, weight, *, normalized_shape, eps):
     z *= _dot(dz, z, (1,)) / -z.dtype.type(z.shape[1])
     z += dz
     z *= r
-    return z.reshape(x.shape).astype(x.dtype, copy=False), dweight.reshape(normalized_shape)
+    return z.reshape(x.shape), dweight.reshape(normalized_shape)

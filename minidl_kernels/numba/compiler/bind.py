@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.core.dispatch import choose
+from minidl.core.dispatch import choose, compute
+from minidl.core.dtypes import half_among
 from minidl.core.registry import load
 from minidl.core.trace import Live
 from minidl.jit.program import Step, Value
@@ -196,5 +197,7 @@ class Binder:
 
 def implementation(step: Step, inputs: list) -> tuple[Callable[..., Any], bool]:
     """What serves the step, and whether it takes ``out=``."""
+    if step.prim.half is not False and half_among(inputs) is not None:
+        return functools.partial(compute, step.prim), False
     k = choose(step.prim, load("numba"), inputs, step.params)
     return (step.prim.reference, False) if k is None else (k.function, k.out)

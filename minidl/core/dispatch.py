@@ -8,6 +8,7 @@ everything goes the plain way.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,11 +39,7 @@ def choose(prim: Primitive, backend: Backend, arrays: Any, params: dict) -> Kern
     In strict mode, raises BackendError unless it is one of the backend's own; the formula alone is as good where the
     backend has no parent and is NumPy's.
     """
-    for k in serving(backend, prim.name):
-        if k.when is None or k.when(*arrays, **params):
-            break
-    else:
-        k = None
+    k = _first_accepting(serving(backend, prim.name), arrays, params)
     if current().strict and backend.name != "numpy" and (k is None or k.backend != backend.name):
         raise BackendError(
             f"strict mode: backend {backend.name!r} has no kernel that accepts {prim.name}"
@@ -51,13 +48,18 @@ def choose(prim: Primitive, backend: Backend, arrays: Any, params: dict) -> Kern
     return k
 
 
+def _first_accepting(kernels: Iterable[Kernel], arrays: Any, params: dict) -> Kernel | None:
+    for k in kernels:
+        if k.when is None or k.when(*arrays, **params):
+            return k
+    return None
+
+
 def compute(prim: Primitive, arrays: Any, params: dict) -> Any:
     """Compute on plain arrays, by the kernel of the arrays' backend that accepts the call, else by the formula."""
     backend, arrays = _place(arrays) if device_types else (current().backend, arrays)
-    if prim.half is not False:
-        dtype = half_among(arrays)
-        if dtype is not None and not computes_half(backend, prim):
-            return _in_float32(prim, arrays, params, dtype)
+    if prim.half is not False and (half := half_among(arrays)) is not None:
+        return _compute_half(prim, backend, arrays, params, half)
     try:
         k = choose(prim, backend, arrays, params)
         return (prim.reference if k is None else k.function)(*arrays, **params)
@@ -65,13 +67,12 @@ def compute(prim: Primitive, arrays: Any, params: dict) -> Any:
         raise explained(prim, error, arrays, params).with_traceback(error.__traceback__) from None
 
 
-def computes_half(backend: Backend, prim: Primitive) -> bool:
-    """Has the backend a kernel of the primitive that lists float16: one that adds up in float32 by itself?"""
-    return any("float16" in k.dtypes for k in serving(backend, prim.name))
-
-
-def _in_float32(prim: Primitive, arrays: Any, params: dict, half: np.dtype) -> Any:
-    """Compute in float32, and round the results that ``prim.half`` names back to half precision."""
+def _compute_half(prim: Primitive, backend: Backend, arrays: Any, params: dict, half: np.dtype) -> Any:
+    """Compute by a kernel that lists float16, which adds up in float32 by itself; else compute in float32, and round
+    the results that ``prim.half`` names back to half precision."""
+    k = _first_accepting((k for k in serving(backend, prim.name) if "float16" in k.dtypes), arrays, params)
+    if k is not None:
+        return k.function(*arrays, **params)
     out = compute(prim, [widened(a) for a in arrays], params)
     if type(out) is tuple:
         return tuple(rounded(o, half) if prim.half is True or i in prim.half else o for i, o in enumerate(out))

@@ -15,8 +15,8 @@ from minidl.backend import Backend, register
 
 #: kernel modules, one per family of primitives; importing one registers its kernels
 FAMILIES: tuple[str, ...] = (
-    "activation", "attention", "conv", "embedding", "loss", "normalization", "optimizer", "pooling", "random",
-    "recurrent", "softmax",
+    "activation", "attention", "conv", "embedding", "loss", "normalization", "optimizer", "pooling", "product",
+    "random", "recurrent", "softmax",
 )  # fmt: skip
 
 

@@ -9,12 +9,12 @@ import jax
 
 from minidl.backend import kernel
 
-FLOATS = ("float32", "float64")
+FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
 def _floats(x: Any, y: Any, *others: Any, **params: Any) -> bool:
-    """float32 or float64 arrays, not empty"""
-    return x.dtype.name in FLOATS and x.size > 0 and y.size > 0
+    """floating-point arrays of one dtype, not empty"""
+    return x.dtype == y.dtype and x.dtype.name in FLOATS and x.size > 0 and y.size > 0
 
 
 def _convolve(x: Any, weight: Any, *, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Any:

@@ -74,9 +74,10 @@ def _compute_half(prim: Primitive, backend: Backend, arrays: Any, params: dict, 
     if k is not None:
         return k.function(*arrays, **params)
     out = compute(prim, [widened(a) for a in arrays], params)
-    if type(out) is tuple:
-        return tuple(rounded(o, half) if prim.half is True or i in prim.half else o for i, o in enumerate(out))
-    return rounded(out, half) if prim.half else out
+    with np.errstate(over="ignore"):  # of what is too large for float16
+        if type(out) is tuple:
+            return tuple(rounded(o, half) if prim.half is True or i in prim.half else o for i, o in enumerate(out))
+        return rounded(out, half) if prim.half else out
 
 
 def run(prim: Primitive, arrays: Any, params: dict) -> Any:

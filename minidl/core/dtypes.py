@@ -39,6 +39,16 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype == bfloat16
 
 
+def smallest(dtype: np.dtype) -> float:
+    """The smallest normal number of a floating-point dtype."""
+    return float(ml_dtypes.finfo(dtype).smallest_normal)
+
+
+def spacing(dtype: np.dtype) -> float:
+    """The distance from 1 to the next number of a floating-point dtype, its machine epsilon."""
+    return float(ml_dtypes.finfo(dtype).eps)
+
+
 def accumulator(dtype: np.dtype) -> np.dtype:
     """What to add up numbers of ``dtype`` in: float32 for half precision, else ``dtype``."""
     return np.dtype(np.float32) if dtype in HALVES else dtype

@@ -18,7 +18,7 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import abs as absolute
 from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where
-from minidl.ops.reduction import amax, amin, normalize_axes, restore
+from minidl.ops.reduction import amax, amin, normalize_axes, over, restore
 from minidl.ops.reduction import any as any_
 from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import concat, moveaxis, swapaxes, unsqueeze
@@ -135,7 +135,7 @@ def norm(x, *, ord=2, axis=None, keepdims=False):
     """
     if isinstance(ord, str):
         raise ValueError(f"norm: ord must be a number, got {ord!r}; 'fro' and 'nuc' belong to matrix_norm")
-    xp = namespace(x)
+    xp, axis = namespace(x), over(axis, x)
     if ord == 2:
         return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
     size = xp.abs(x)

@@ -18,6 +18,7 @@ from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
 from minidl.ops.elementwise import (
     abs,
     astype,
+    broadcast_to,
     clip,
     eq,
     exp,
@@ -31,7 +32,9 @@ from minidl.ops.elementwise import (
     where,
 )
 from minidl.ops.indexing import gather, one_hot, take
-from minidl.ops.reduction import amax, mean, sum
+from minidl.ops.linalg import norm
+from minidl.ops.normalization import normalize
+from minidl.ops.reduction import amax, mean, per_count, sum
 from minidl.ops.shape import moveaxis, reshape, squeeze, unsqueeze
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -257,7 +260,7 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
         loss = (1 - label_smoothing) * loss + (label_smoothing / logits.shape[axis]) * spread
     total = sum(each)
     if reduction != "none":
-        loss = sum(loss) / total if reduction == "mean" else sum(loss)
+        loss = per_count(sum(loss), total) if reduction == "mean" else sum(loss)
     return loss, top, _constant(logsum), total
 
 
@@ -276,7 +279,7 @@ def cross_entropy_grad(
         share = label_smoothing / logits.shape[axis]
         q = (1 - label_smoothing) * q + share * _per_class(weight, logits, axis) * counted
     p = exp(logits - top - logsum)
-    g = g / total if reduction == "mean" else g
+    g = where(total == 0, 0.0, g / total) if reduction == "mean" else g
     g = g if g.ndim == 0 else unsqueeze(g, axis)
     return (p * sum(q, axis=axis, keepdims=True) - q) * g
 
@@ -362,9 +365,7 @@ def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     safe, each = class_weights(target, _constant(weight), ignore_index, log_p.dtype)
     picked = _at_class(log_p, safe, min(1, log_p.ndim - 1))
     loss = where(eq(each, 0), 0.0, -picked * each)
-    if reduction == "none":
-        return loss
-    return sum(loss) / sum(each) if reduction == "mean" else sum(loss)
+    return per_count(sum(loss), sum(each)) if reduction == "mean" else _reduce("nll_loss", loss, reduction)
 
 
 def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduction="mean"):
@@ -379,11 +380,9 @@ def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduct
     safe, each = class_weights(target, _constant(weight), ignore_index, logits.dtype)
     log_p = _at_class(log_softmax(logits, axis=axis), safe, axis)
     loss = where(eq(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
-    if reduction == "none":
-        return loss
-    return (
-        sum(loss) / sum(astype(not_equal(target, ignore_index), dtype=loss.dtype)) if reduction == "mean" else sum(loss)
-    )
+    if reduction == "mean":
+        return per_count(sum(loss), sum(astype(not_equal(target, ignore_index), dtype=loss.dtype)))
+    return _reduce("focal_loss", loss, reduction)
 
 
 def _focus(missing, gamma):
@@ -453,14 +452,9 @@ def margin_ranking_loss(x1, x2, target, margin=0.0, reduction="mean"):
     return _reduce("margin_ranking_loss", relu(margin - target * (x1 - x2)), reduction)
 
 
-def pairwise_distance(x1, x2, p=2.0, eps=1e-6):
-    """The p-norm of ``x1 - x2 + eps`` along the last axis (``eps`` keeps the gradient finite)."""
-    difference = x1 - x2 + eps
-    if p == 2:
-        return sqrt(sum(square(difference), axis=-1))
-    if p == 1:
-        return sum(abs(difference), axis=-1)
-    return sum(abs(difference) ** p, axis=-1) ** (1 / p)
+def pairwise_distance(x1, x2, p=2.0, eps=1e-6, keepdims=False):
+    """The p-norm (see :func:`norm`) of ``x1 - x2 + eps`` along the last axis."""
+    return norm(x1 - x2 + eps, ord=p, axis=-1, keepdims=keepdims)
 
 
 def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, reduction="mean"):
@@ -470,17 +464,19 @@ def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6,
     """
     _check_same_shape("triplet_margin_loss", anchor, positive)
     _check_same_shape("triplet_margin_loss", anchor, negative)
+    if not margin > 0:
+        raise ValueError(f"triplet_margin_loss: margin must be positive, got {margin}")
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = minimum(far, pairwise_distance(positive, negative, p, eps))
     return _reduce("triplet_margin_loss", relu(near - far + margin), reduction)
 
 
-def cosine_similarity(x1, x2, axis=-1, eps=1e-8):
-    """x1 · x2 / (|x1| |x2|) along ``axis``; norms count as at least ``eps``."""
-    squares = sum(square(x1), axis=axis), sum(square(x2), axis=axis)
-    norms = [sqrt(clip(s, min=eps * eps)) for s in squares]
-    return sum(x1 * x2, axis=axis) / (norms[0] * norms[1])
+def cosine_similarity(x1, x2, axis=1, eps=1e-8):
+    """x1 · x2 / (|x1| |x2|) along ``axis`` of what both broadcast to; norms count as at least ``eps``."""
+    shape = np.broadcast_shapes(x1.shape, x2.shape)
+    x1, x2 = (x if x.shape == shape else broadcast_to(x, shape=shape) for x in (x1, x2))
+    return sum(normalize(x1, 2, axis, eps) * normalize(x2, 2, axis, eps), axis=axis)
 
 
 def cosine_embedding_loss(x1, x2, target, margin=0.0, reduction="mean"):

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.dtypes import default_dtype, is_floating, smallest, spacing
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.ops.elementwise import maximum, rsqrt
@@ -269,10 +270,12 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     """
     normalized_shape = _check_rows("rms_norm", x, normalized_shape, weight, None)
     if eps is None:
-        eps = float(np.finfo(x.dtype if x.dtype.kind == "f" else np.float32).eps)
+        eps = spacing(x.dtype if is_floating(x.dtype) else default_dtype())
     return _rms_norm(x, weight, normalized_shape=normalized_shape, eps=eps)
 
 
 def normalize(x, p=2, axis=1, eps=1e-12):
-    """``x`` divided by its p-norm along ``axis``, or by ``eps`` where that is larger."""
-    return x / maximum(norm(x, ord=p, axis=axis, keepdims=True), eps)
+    """``x`` divided by its p-norm along ``axis``, or by ``eps`` where that is larger (in half precision at least by its
+    smallest normal number, as 1e-12 would be 0)."""
+    size = norm(x, ord=p, axis=axis, keepdims=True)
+    return x / maximum(size, max(eps, smallest(size.dtype)))

@@ -20,7 +20,13 @@ def normalize_axes(axis, ndim: int, op: str | None = None) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    return tuple(normalize_axis(a, ndim, op) for a in axes)
+    found = tuple(normalize_axis(a, ndim, op) for a in axes)
+    return found if ndim else ()
+
+
+def over(axis, x):
+    """``axis`` for a reduction of ``x``: 0 and -1 of a 0-d array, which array libraries refuse, mean all of it."""
+    return axis if x.ndim else (normalize_axes(axis, 0) and None)
 
 
 def restore(g, axis, keepdims: bool, shape: tuple[int, ...]):
@@ -41,7 +47,7 @@ def _count(axis, shape: tuple[int, ...]) -> int:
 @primitive(promote="same", reduces="sum", linear_in=("x",), also={"dtype": converted})
 def sum(x, *, axis=None, keepdims=False):
     """Sum of the elements; booleans are counted as int64."""
-    return x.sum(axis=axis, keepdims=keepdims)
+    return x.sum(axis=over(axis, x), keepdims=keepdims)
 
 
 sum.defvjp(
@@ -53,7 +59,7 @@ sum.defvjp(
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return namespace(x).sum(x, axis=axis, keepdims=keepdims) / x.dtype.type(_count(axis, x.shape))
+        return x.sum(axis=over(axis, x), keepdims=keepdims) / x.dtype.type(_count(axis, x.shape))
 
 
 def _mean_grad(g, axis, keepdims, x_shape):
@@ -67,10 +73,10 @@ mean.defvjp(x=_mean_grad)
 @primitive(name="var", promote="float")
 def _var(x, *, axis=None, keepdims=False, correction=1):
     """Variance: sum of squared deviations divided by (n - correction)."""
-    xp, n = namespace(x), _count(axis, x.shape)
+    axis, n = over(axis, x), _count(axis, x.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
-        deviation = x - xp.sum(x, axis=axis, keepdims=True) / x.dtype.type(n)
-        total = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims)
+        deviation = x - x.sum(axis=axis, keepdims=True) / x.dtype.type(n)
+        total = (deviation * deviation).sum(axis=axis, keepdims=keepdims)
         return total / x.dtype.type(builtins.max(n - correction, 0))
 
 
@@ -84,26 +90,45 @@ def _var_grad(g, x, axis, keepdims, correction):
 _var.defvjp(x=_var_grad)
 
 
+@primitive(name="std", promote="float")
+def _std(x, *, axis=None, keepdims=False, correction=1):
+    """Standard deviation: the square root of the variance. The gradient is 0 where all elements are equal."""
+    return namespace(x).sqrt(_var.reference(x, axis=axis, keepdims=keepdims, correction=correction))
+
+
+def _std_grad(g, x, out, axis, keepdims, correction):
+    """d std = d var / (2 std)."""
+    constant = out == 0
+    scale = where(constant, 0.0, 0.5 * g / where(constant, 1.0, out))
+    return _var_grad(scale, x, axis, keepdims, correction)
+
+
+_std.defvjp(x=_std_grad)
+
+
+def _with_correction(op, primitive, x, axis, unbiased, keepdims, correction):
+    if isinstance(axis, bool):
+        axis, unbiased = None, axis
+    if unbiased is not None and correction is not None:
+        raise TypeError(f"{op}: give unbiased or correction, not both")
+    if correction is None:
+        correction = 1 if unbiased is None else int(unbiased)
+    return primitive(x, axis=axis, keepdims=keepdims, correction=correction)
+
+
 def var(x, axis=None, unbiased=None, keepdims=False, *, correction=None):
     """Variance: sum of squared deviations divided by (n - correction).
 
     The default correction 1 is PyTorch's, the unbiased estimate; 0, or ``unbiased=False``, is NumPy's.
     ``var(x, False)`` is the biased variance of all elements. Raises TypeError for both ``unbiased`` and ``correction``.
     """
-    if isinstance(axis, bool):
-        axis, unbiased = None, axis
-    if unbiased is not None and correction is not None:
-        raise TypeError("var: give unbiased or correction, not both")
-    if correction is None:
-        correction = 1 if unbiased is None else int(unbiased)
-    return _var(x, axis=axis, keepdims=keepdims, correction=correction)
+    return _with_correction("var", _var, x, axis, unbiased, keepdims, correction)
 
 
 def std(x, axis=None, unbiased=None, keepdims=False, *, correction=None):
-    """Standard deviation: the square root of :func:`var`, which has the same arguments."""
-    from minidl.ops.elementwise import sqrt
-
-    return sqrt(var(x, axis, unbiased, keepdims, correction=correction))
+    """Standard deviation: the square root of :func:`var`, which has the same arguments. The gradient is 0 where all
+    elements are equal."""
+    return _with_correction("std", _std, x, axis, unbiased, keepdims, correction)
 
 
 def _extremum_grad(g, x, out, axis, keepdims):
@@ -115,13 +140,13 @@ def _extremum_grad(g, x, out, axis, keepdims):
 @primitive(reduces="max")
 def amax(x, *, axis=None, keepdims=False):
     """Largest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
-    return namespace(x).max(x, axis=axis, keepdims=keepdims)
+    return x.max(axis=over(axis, x), keepdims=keepdims)
 
 
 @primitive(reduces="min")
 def amin(x, *, axis=None, keepdims=False):
     """Smallest element; NaN wins. Raises ValueError over no elements. Ties share the gradient equally."""
-    return namespace(x).min(x, axis=axis, keepdims=keepdims)
+    return x.min(axis=over(axis, x), keepdims=keepdims)
 
 
 amax.defvjp(x=_extremum_grad)
@@ -172,7 +197,7 @@ def min(x, axis=None, keepdims=False):
 @primitive(reduces="prod", also={"dtype": converted})
 def prod(x, *, axis=None, keepdims=False):
     """Product of the elements."""
-    return namespace(x).prod(x, axis=axis, keepdims=keepdims)
+    return x.prod(axis=over(axis, x), keepdims=keepdims)
 
 
 def _prod_grad(g, x, axis, keepdims):
@@ -241,8 +266,9 @@ logsumexp.defvjp(x=_logsumexp_grad)
 
 @primitive(linear_in=("x",), also={"dtype": converted})
 def cumsum(x, *, axis):
-    """Running sum along one axis."""
-    return namespace(x).cumsum(x, axis=axis)
+    """Running sum along one axis; integers and booleans are counted as int64."""
+    dtype = np.dtype(np.int64) if x.dtype.kind in "bi" else x.dtype
+    return x.cumsum(axis=axis, dtype=dtype) if x.ndim else x.sum(axis=over(axis, x), dtype=dtype)
 
 
 cumsum.defvjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
@@ -251,19 +277,21 @@ cumsum.defvjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis
 @primitive(differentiable=False)
 def argmax(x, *, axis=None, keepdims=False):
     """Index (int64) of the first largest element along ``axis``, or into the flattened array."""
-    return namespace(x).argmax(x, axis=axis, keepdims=keepdims)
+    return namespace(x).argmax(x, axis=over(axis, x), keepdims=keepdims)
 
 
 @primitive(differentiable=False)
 def argmin(x, *, axis=None, keepdims=False):
     """Index (int64) of the first smallest element along ``axis``, or into the flattened array."""
-    return namespace(x).argmin(x, axis=axis, keepdims=keepdims)
+    return namespace(x).argmin(x, axis=over(axis, x), keepdims=keepdims)
 
 
 @primitive(differentiable=False)
 def argsort(x, *, axis=-1, descending=False):
     """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order, and NaN counts as largest."""
     xp = namespace(x)
+    if x.ndim == 0:
+        return xp.zeros(x.shape, np.int64)
     if not descending:
         return xp.argsort(x, axis=axis, kind="stable")
     # backwards twice, not of -x, which does not reverse unsigned integers or NaN
@@ -275,6 +303,7 @@ def sort(x, axis=-1, descending=False, stable=True):
     """``(values, indices)`` sorted along ``axis``; the gradient goes back to where each value came from."""
     from minidl.ops.indexing import gather
 
+    axis = normalize_axis(axis, x.ndim, "sort")
     order = argsort(x, axis=axis, descending=descending)
     return ValuesAndIndices(gather(x, order, axis=axis), order)
 
@@ -284,23 +313,25 @@ def topk(x, k, axis=-1, largest=True, sorted=True):
     ``sorted`` is false)."""
     from minidl.ops.shape import narrow
 
-    n = x.shape[axis]
+    n = x.shape[normalize_axis(axis, x.ndim, "topk")] if x.ndim else 1
     if not 0 <= k <= n:
         raise ValueError(f"topk: k={k} is out of range for axis {axis} of length {n}")
     values, order = sort(x, axis=axis, descending=largest)
+    if x.ndim == 0:
+        return ValuesAndIndices(values, order)
     return ValuesAndIndices(narrow(values, axis, 0, k), narrow(order, axis, 0, k))
 
 
 @primitive(differentiable=False)
 def any(x, *, axis=None, keepdims=False):
     """True if any element is true."""
-    return namespace(x).any(x, axis=axis, keepdims=keepdims)
+    return namespace(x).any(x, axis=over(axis, x), keepdims=keepdims)
 
 
 @primitive(differentiable=False)
 def all(x, *, axis=None, keepdims=False):
     """True if all elements are true."""
-    return namespace(x).all(x, axis=axis, keepdims=keepdims)
+    return namespace(x).all(x, axis=over(axis, x), keepdims=keepdims)
 
 
 def count_nonzero(x, axis=None):
@@ -310,4 +341,12 @@ def count_nonzero(x, axis=None):
 
 def average(x, weights, axis=None, keepdims=False):
     """Weighted mean: sum(x * weights) / sum(weights)."""
-    return sum(mul(x, weights), axis=axis, keepdims=keepdims) / sum(weights, axis=axis, keepdims=keepdims)
+    total = sum(mul(x, weights), axis=axis, keepdims=keepdims)
+    return per_count(total, sum(weights, axis=axis, keepdims=keepdims))
+
+
+def per_count(total, count):
+    """``total / count``: NaN, without any gradient, where nothing was counted. (Its gradient would otherwise be 0 times
+    infinity for all that was not counted.)"""
+    nothing = count == 0
+    return where(nothing, np.nan, total / where(nothing, 1.0, count))

@@ -14,10 +14,12 @@ from minidl.ops.elementwise import broadcast_to
 
 
 def normalize_axis(axis: int, ndim: int, op: str | None = None) -> int:
-    """``axis`` counted from the front. Raises AxisError (a ValueError), naming ``op``, if it is out of range."""
-    if not -ndim <= axis < ndim:
+    """``axis`` counted from the front; 0 or -1 of a 0-d array is 0, as in PyTorch. Raises AxisError (a ValueError),
+    naming ``op``, if it is out of range."""
+    count = max(ndim, 1)
+    if not -count <= axis < count:
         raise np.exceptions.AxisError(axis, ndim, op)
-    return axis % ndim
+    return axis % count
 
 
 @primitive(view=True, identity="shape", linear_in=("x",))
@@ -46,9 +48,8 @@ permute.defvjp(x=lambda g, axes: permute(g, axes=tuple(int(i) for i in np.argsor
 def swapaxes(x, axis1, axis2):
     """``x`` with two axes exchanged."""
     axis1, axis2 = normalize_axis(axis1, x.ndim, "swapaxes"), normalize_axis(axis2, x.ndim, "swapaxes")
-    axes = list(range(x.ndim))
-    axes[axis1], axes[axis2] = axis2, axis1
-    return permute(x, axes=tuple(axes))
+    exchanged = {axis1: axis2, axis2: axis1}
+    return permute(x, axes=tuple(exchanged.get(a, a) for a in range(x.ndim)))
 
 
 def transpose(x, axes=None):
@@ -57,11 +58,17 @@ def transpose(x, axes=None):
 
 
 def moveaxis(x, source, destination):
-    """``x`` with axis ``source`` moved to position ``destination``."""
-    source = normalize_axis(source, x.ndim, "moveaxis")
-    order = [i for i in range(x.ndim) if i != source]
-    order.insert(normalize_axis(destination, x.ndim, "moveaxis"), source)
-    return permute(x, axes=tuple(order))
+    """``x`` with axis ``source`` moved to position ``destination`` (or several axes to as many positions)."""
+    sources, destinations = (
+        [normalize_axis(a, x.ndim, "moveaxis") for a in (axes if isinstance(axes, (tuple, list)) else (axes,))]
+        for axes in (source, destination)
+    )
+    if not len(set(sources)) == len(sources) == len(destinations) == len(set(destinations)):
+        raise ValueError(f"moveaxis: expected as many different positions as axes, got {source} and {destination}")
+    order = [i for i in range(x.ndim) if i not in sources]
+    for to, axis in sorted(zip(destinations, sources)):
+        order.insert(to, axis)
+    return permute(x, axes=tuple(order[: x.ndim]))
 
 
 def expand(x, shape):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from minidl.core.registry import namespace
 from minidl.core.tensor import Tensor
 from minidl.ops.optimizer import adagrad_update
 from minidl.optim.optimizer import Optimizer, Rule
@@ -23,7 +22,7 @@ class Adagrad(Optimizer):
     maximize: bool = option(default=False, kw_only=True)
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
-        return namespace(p.array).full_like(p.array, group["initial_accumulator_value"])
+        return super().initial_state(name, p, group) + group["initial_accumulator_value"]
 
     def rule(self, group: dict[str, Any]) -> Rule:
         return Rule.of(adagrad_update, group, ("sum",))

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
+from minidl.core.dtypes import HALVES
 from minidl.core.tensor import Tensor, as_tensor
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -52,7 +55,8 @@ def get_total_norm(
     norm_type = float(norm_type)
     if not norm_type > 0:
         raise ValueError(f"get_total_norm: norm_type must be positive, got {norm_type}")
-    arrays = [t.array for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if t.numel()]
+    tensors = [tensors] if isinstance(tensors, Tensor) else tensors
+    arrays = [t.array if t.dtype not in HALVES else ops.astype(t.array, dtype=_FLOAT32) for t in tensors if t.numel()]
     if not arrays:
         return as_tensor(0.0)
     norms = [_norm(a, norm_type) for a in arrays]

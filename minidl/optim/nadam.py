@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidl.core.dtypes import accumulator
 from minidl.core.registry import namespace
 from minidl.core.tensor import Tensor
 from minidl.ops.optimizer import nadam_update
@@ -25,7 +26,7 @@ class NAdam(Optimizer):
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
         if name == "mu_product":
-            return namespace(p.array).ones((), dtype=p.dtype)
+            return namespace(p.array).ones((), dtype=accumulator(p.dtype))
         return super().initial_state(name, p, group)
 
     def rule(self, group: dict[str, Any]) -> Rule:

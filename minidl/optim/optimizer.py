@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.core.context import enable_grad
+from minidl.core.dtypes import accumulator
 from minidl.core.primitive import Primitive
 from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.core.tensor import Tensor
@@ -95,8 +96,9 @@ class Optimizer(HasOptions):
         raise NotImplementedError
 
     def initial_state(self, name: str, p: Tensor, group: dict[str, Any]) -> Any:
-        """The initial value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise."""
-        return namespace(p.array).zeros_like(p.array)
+        """The initial value of the state array ``name`` of ``p``: zeros, unless a subclass says otherwise; of a
+        parameter of half precision in float32, as small updates would be lost in averages of that."""
+        return namespace(p.array).zeros(p.shape, accumulator(p.dtype))
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError if an option of ``group`` is out of range. Subclasses add what concerns several options."""
@@ -259,7 +261,7 @@ class Optimizer(HasOptions):
     def _loaded(self, name: str, value: Any, p: Tensor, index: Any) -> Any:
         if name == "step":
             return int(value)
-        array = np.array(to_numpy(value), dtype=p.dtype)
+        array = np.array(to_numpy(value), dtype=accumulator(p.dtype))
         if array.shape not in (p.shape, ()):
             raise ValueError(
                 f"{type(self).__name__}: {name} of parameter {index} has shape {array.shape}, expected {p.shape}"

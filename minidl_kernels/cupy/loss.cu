@@ -48,7 +48,7 @@ __global__ void cross_entropy_rows(
 // The sum of the rows' weights, and the sum (or mean) of their losses; by one block, in a fixed order.
 template <typename T>
 __global__ void cross_entropy_total(
-    const Acc<T>* loss, const Acc<T>* weight_of_row, int rows, bool mean, T* reduced, T* total
+    const Acc<T>* loss, const Acc<T>* weight_of_row, int rows, bool mean, T* reduced, Acc<T>* total
 ) {
     Acc<T> losses = 0, weights = 0;
     for (int i = threadIdx.x; i < rows; i += blockDim.x) {
@@ -58,16 +58,17 @@ __global__ void cross_entropy_total(
     losses = sum_team(losses);
     weights = sum_team(weights);
     if (threadIdx.x == 0) {
-        *total = narrow<T>(weights);
-        if (reduced) *reduced = narrow<T>(mean ? losses / weights : losses);
+        *total = weights;
+        if (mean) losses = weights == 0 ? not_a_number<Acc<T>>() : losses / weights;
+        if (reduced) *reduced = narrow<T>(losses);
     }
 }
 
 // dx = (p sum(q) - q) g with p = softmax(x) and q the target distribution times its weight. g has one element per row,
-// or only one; it is divided by *total if that is given.
+// or only one; it is divided by *total if that is given, and 0 if that is 0.
 template <typename T>
 __global__ void cross_entropy_grad(
-    const T* g, bool g_per_row, const T* total, const T* x, const long long* target, const T* top, const T* logsum,
+    const T* g, bool g_per_row, const Acc<T>* total, const T* x, const long long* target, const T* top, const T* logsum,
     const T* weight, int rows, int classes, Acc<T> smoothing, long long ignore_index, T* dx
 ) {
     using A = Acc<T>;
@@ -76,7 +77,8 @@ __global__ void cross_entropy_grad(
     x += (size_t)row * classes;
     dx += (size_t)row * classes;
     const Target<A> t = read_target(target[row], weight, classes, ignore_index);
-    const A scale = t.valid ? widen(g[g_per_row ? row : 0]) / (total ? widen(*total) : A(1)) : not_a_number<A>();
+    const A given = total && *total == 0 ? A(0) : widen(g[g_per_row ? row : 0]) / (total ? *total : A(1));
+    const A scale = t.valid ? given : not_a_number<A>();
     const A row_top = widen(top[row]), row_logsum = widen(logsum[row]);
     if (smoothing == 0) {
         for (int j = threadIdx.x; j < classes; j += blockDim.x) {

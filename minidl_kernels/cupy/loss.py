@@ -20,7 +20,7 @@ def _indices_grad(
     g: Any, logits: Any, target: Any, top: Any, logsum: Any, total: Any, weight: Any = None, **params: Any
 ) -> bool:
     """floating-point logits, not empty; integer classes"""
-    return _indices(logits, target) and floats(logits, top, logsum, total)
+    return _indices(logits, target) and floats(logits, top, logsum) and total.dtype == accumulation(logits.dtype)
 
 
 def _rows(logits: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
@@ -49,7 +49,7 @@ def cross_entropy(
         float(label_smoothing), np.int64(ignore_index), losses, weights, top, logsum,
     )  # fmt: skip
     reduced = None if reduction == "none" else cupy.empty((), dtype)
-    total = cupy.empty((), dtype)
+    total = cupy.empty((), accumulation(dtype))
     launch(
         "loss", "cross_entropy_total<T>", dtype, (1,), (256, 1), losses, weights, n, reduction == "mean", reduced, total
     )

@@ -15,7 +15,8 @@ _linear = primitives["linear"].reference
 
 def _halves(x: Any, y: Any, bias: Any = None) -> bool:
     """two half-precision matrices of one dtype"""
-    return x.dtype in HALVES and x.dtype == y.dtype and x.ndim == y.ndim == 2 and (bias is None or bias.dtype == x.dtype)
+    same = x.dtype == y.dtype and (bias is None or bias.dtype == x.dtype)
+    return same and x.dtype in HALVES and x.ndim == y.ndim == 2
 
 
 @kernel("matmul", backend="cupy", when=_halves, dtypes=("float16",), note="half precision by cuBLAS")

@@ -27,7 +27,7 @@ def cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_in
             loss = (1 - label_smoothing) * loss + (label_smoothing / n) * spread
         total = np.sum(each)
         if reduction == "mean":
-            loss = np.sum(loss) / total
+            loss = np.sum(loss) / total if total else logits.dtype.type(np.nan)
         elif reduction == "sum":
             loss = np.sum(loss)
     return loss, top, logsum, total
@@ -44,7 +44,8 @@ def cross_entropy_grad(
         p = logits - top
         p -= logsum
         p = np.exp(p)
-        g = g / total if reduction == "mean" else g
+        if reduction == "mean":
+            g = g / total if total else np.zeros_like(g)
     hit = np.arange(n).reshape(per_class) == np.expand_dims(safe, axis)
     if not label_smoothing:
         p -= hit

@@ -185,7 +185,7 @@ def _over_nothing(rng: np.random.Generator) -> Iterator[Sample]:
     yield (rng.normal(size=(2, 0)),), {"axis": 1}
 
 
-@samples("var")
+@samples("var", "std")
 def _var(rng: np.random.Generator) -> Iterator[Sample]:
     for correction in (0, 1):
         for shape, axis in (((2, 3), None), ((2, 3), 0), ((2, 3, 2), (0, 2)), ((0, 3), 1)):

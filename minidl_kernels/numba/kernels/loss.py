@@ -73,7 +73,9 @@ def _reduce(target, weight, ignore, mean, loss, reduced, total):
     if reduced.size:
         for i in range(loss.size):
             losses += loss[i]
-        reduced[0] = losses / weights if mean else losses
+        if mean:
+            losses = np.nan if weights == 0 else losses / weights
+        reduced[0] = losses
 
 
 @compiled
@@ -107,7 +109,10 @@ def _grad_rows(g, x, target, top, logsum, total, weight, smoothing, ignore, redu
             weights = add_any_order(weights, weight[j])
     for i in range(start, stop):
         t, w = _class_and_weight(target[i], weight, ignore, zero)
-        gi = g[i] if reduction == 0 else g[0] / total[0] if reduction == 1 else g[0]
+        if reduction == 1:
+            gi = zero if total[0] == 0 else g[0] / total[0]
+        else:
+            gi = g[i] if reduction == 0 else g[0]
         if smoothing == 0:
             scale = gi * w
             for j in range(x.shape[1]):

@@ -76,7 +76,10 @@ def _compute_half(prim: Primitive, backend: Backend, arrays: Any, params: dict, 
     out = compute(prim, [widened(a) for a in arrays], params)
     with np.errstate(over="ignore"):  # of what is too large for float16
         if type(out) is tuple:
-            return tuple(rounded(o, half) if prim.half is True or i in prim.half else o for i, o in enumerate(out))
+            return tuple(
+                rounded(o, half) if prim.half is True or (prim.half and i in prim.half) else o
+                for i, o in enumerate(out)
+            )
         return rounded(out, half) if prim.half else out
 
 

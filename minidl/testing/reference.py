@@ -11,6 +11,7 @@ import numpy as np
 
 from minidl.autograd.functional import gradients
 from minidl.core.context import using
+from minidl.core.dispatch import compute
 from minidl.core.registry import Backend, use_backend
 from minidl.core.tensor import as_tensor
 from minidl.core.trace import Tracer
@@ -57,8 +58,14 @@ def as_tuple(out: Any) -> tuple:
 
 
 def formula(case: Case) -> Callable[[list], tuple]:
-    """The outputs of the primitive's formula, with the parameters of ``case``, as a function of the arguments."""
-    return lambda args: as_tuple(primitives[case.primitive].reference(*args, **case.params))
+    """The outputs of the primitive's formula, with the parameters of ``case``, as a function of the arguments: half
+    precision is computed in float32, as without kernels."""
+
+    def run(args: list) -> tuple:
+        with plain():
+            return as_tuple(compute(primitives[case.primitive], args, case.params))
+
+    return run
 
 
 def differentiable(case: Case) -> list[int]:

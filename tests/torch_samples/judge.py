@@ -110,7 +110,7 @@ def dtype_of(dtype: torch.dtype) -> np.dtype:
 def translated(x: Any, backend: Any) -> Any:
     """``x``, with minidl's things in place of PyTorch's."""
     if isinstance(x, torch.Tensor):
-        return minidl.Tensor(backend.asarray(as_numpy(x)), requires_grad=x.requires_grad)
+        return minidl.as_tensor(backend.asarray(as_numpy(x)), requires_grad=x.requires_grad)
     if isinstance(x, torch.dtype):
         return dtype_of(x)
     if isinstance(x, torch.Size):
@@ -144,7 +144,7 @@ def unlike(ours: Any, theirs: Any, what: str = "result") -> str:
         if isinstance(b, torch.Tensor):
             if not isinstance(a, minidl.Tensor):
                 return f"{what}: {type(a).__name__}, expected a Tensor"
-            if why := _unlike_array(to_numpy(a.data), as_numpy(b), what):
+            if why := _unlike_array(to_numpy(a.array), as_numpy(b), what):
                 return why
         elif isinstance(a, minidl.Tensor) or (a != b and not (a != a and b != b)):
             return f"{what}: {a!r}, expected {b!r}"
@@ -214,11 +214,11 @@ def differences(op: Any, case: Case, process: Callable[[Any], Any], backend: Any
         right = _gradients(theirs, wanting, weights, torch.autograd.grad, lambda w, o: torch.as_tensor(w).to(o.dtype))
         found = _gradients(
             _tensors(out), _wanting(sample), weights, gradients,
-            lambda w, o: minidl.Tensor(backend.asarray(w.astype(o.dtype))),
+            lambda w, o: minidl.as_tensor(backend.asarray(w.astype(o.dtype))),
         )  # fmt: skip
         for i, (a, b, x) in enumerate(zip(found, right, wanting, strict=True)):
             zero = torch.zeros_like(x)
-            a = minidl.Tensor(backend.asarray(as_numpy(zero))) if a is None else a
+            a = minidl.as_tensor(backend.asarray(as_numpy(zero))) if a is None else a
             if why := unlike(a, zero if b is None else b, f"gradient {i}"):
                 return why
     except Exception as error:

@@ -25,12 +25,14 @@ NAMES = sorted([
     "cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
     "batch_norm", "batch_norm_backward", "adam_update", "sgd_update",
 ])  # fmt: skip
+#: cuBLAS computes these; nothing of ours is launched
+PRODUCTS = ("linear", "matmul")
 
 
 def test_no_kernel_is_left_out(backend):  # noqa: F811
     from tests.minidl_kernels.cupy.test_layers import NAMES as LAYERS
 
-    assert sorted(backend.kernels) == sorted([*NAMES, *LAYERS])
+    assert sorted(backend.kernels) == sorted([*NAMES, *LAYERS, *PRODUCTS])
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,16 @@ def test_no_kernel_is_left_out(backend):  # noqa: F811
 def test_conforms(backend, name):  # noqa: F811
     """One of each kind; the others are with ``-m slow``."""
     for report in conformance.check(name, backend, dtypes=["float32"], max_examples=3):
+        assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_halves_add_up_in_float32(backend, name, rng):  # noqa: F811
+    """4096 ones add up to 4096; in float16 they would stop at 2048."""
+    x, y = np.ones((2, 4096), np.float16), np.ones((3, 4096), np.float16)
+    found = dispatch.run(primitives[name], [asarray(x), asarray(y if name == "linear" else y.T.copy())], {})
+    assert found.dtype == np.float16 and np.all(asnumpy(found) == 4096)
+    for report in conformance.check(name, backend, dtypes=["float16"], max_examples=3):
         assert report.ok, str(report)
 
 

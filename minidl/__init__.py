@@ -45,6 +45,7 @@ _SUBPACKAGES = {
     "onnx",
     "optim",
     "serialization",
+    "special",
     "testing",
     "train",
     "viz",

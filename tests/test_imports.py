@@ -26,7 +26,7 @@ LAYERS = (
     ("minidl.backend",),
     ("minidl.random",),
     ("minidl.ops",),
-    ("minidl.autograd", "minidl.creation"),
+    ("minidl.autograd", "minidl.creation", "minidl.special"),
     ("minidl.jit",),
     ("minidl.nn",),
     ("minidl.torch_file",),

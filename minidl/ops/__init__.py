@@ -31,6 +31,55 @@ from minidl.ops.activation import (
     softsign,
     tanh,
 )
+from minidl.ops.arithmetic import (
+    addcdiv,
+    addcmul,
+    arctan2,
+    atan2,
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    clamp_max,
+    clamp_min,
+    copysign,
+    deg2rad,
+    exp2,
+    fix,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    frexp,
+    gcd,
+    heaviside,
+    hypot,
+    isclose,
+    isin,
+    isinf,
+    isneginf,
+    isposinf,
+    isreal,
+    lcm,
+    ldexp,
+    lerp,
+    log10,
+    logaddexp2,
+    nan_to_num,
+    nextafter,
+    rad2deg,
+    reciprocal,
+    rsub,
+    sgn,
+    signbit,
+    sinc,
+    trunc,
+    xlog1py,
+    xlogy,
+)
 from minidl.ops.attention import attention_backward, scaled_dot_product_attention
 from minidl.ops.conv import (
     conv1d,
@@ -276,6 +325,18 @@ from minidl.ops.shape import (
     unbind,
     unsqueeze,
 )
+from minidl.ops.special import (
+    digamma,
+    erfc,
+    erfinv,
+    i0,
+    igamma,
+    igammac,
+    lgamma,
+    logit,
+    mvlgamma,
+    polygamma,
+)
 
 
 def _accept_both_spellings() -> None:
@@ -287,4 +348,7 @@ def _accept_both_spellings() -> None:
 
 _accept_both_spellings()
 
+from minidl.ops.further_methods import install as _install  # noqa: E402
+
+_install(globals())
 from minidl.ops import methods as _methods  # noqa: E402  (puts operators and methods on Tensor)

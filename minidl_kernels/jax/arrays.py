@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 from minidl.backend import kernel
 from minidl.ops.indexing import along, fill
@@ -55,3 +58,33 @@ def diagonal_grad(g: Any, *, offset: int, axis1: int, axis2: int, shape: tuple[i
     i = jnp.arange(g.shape[-1])
     out = jnp.zeros(moved, g.dtype).at[..., i + max(-offset, 0), i + max(offset, 0)].set(g)
     return jnp.moveaxis(out, (-2, -1), (axis1, axis2))
+
+
+#: primitive -> function of SciPy's that jax.scipy lacks
+_ON_THE_HOST = {
+    "bessel_j0": "j0", "bessel_j1": "j1", "bessel_y0": "y0", "bessel_y1": "y1", "modified_bessel_k0": "k0",
+    "modified_bessel_k1": "k1", "scaled_modified_bessel_k0": "k0e", "scaled_modified_bessel_k1": "k1e",
+}  # fmt: skip
+
+
+def _on_the_host(function: str) -> Any:
+    def call(x: Any) -> Any:
+        def compute(a: Any) -> np.ndarray:
+            return np.asarray(getattr(scipy.special, function)(np.asarray(a)), x.dtype)
+
+        return jax.pure_callback(compute, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    return call
+
+
+for _name, _function in _ON_THE_HOST.items():
+    kernel(_name, backend="jax", note="SciPy's, computed on the host")(_on_the_host(_function))
+
+
+@kernel("polygamma", backend="jax", when=lambda x, *, n: n > 1, note="SciPy's, as jax.scipy's is wrong below 0")
+def polygamma(x: Any, *, n: int) -> Any:
+    def compute(a: Any) -> np.ndarray:
+        a = np.asarray(a)
+        return np.asarray((-1) ** (n + 1) * scipy.special.gamma(n + 1.0) * scipy.special.zeta(n + 1.0, a), a.dtype)
+
+    return jax.pure_callback(compute, jax.ShapeDtypeStruct(x.shape, x.dtype), x)

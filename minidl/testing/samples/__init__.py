@@ -7,5 +7,5 @@ differences. Floating-point values keep away from kinks, poles and ties by being
 A kernel package adds entries for primitives of its own with :func:`samples`.
 """
 
-from minidl.testing.samples import arrays, elementwise, layers
+from minidl.testing.samples import arithmetic, arrays, elementwise, layers
 from minidl.testing.samples.registry import SAMPLES, Sample, samples, strided, transposed

@@ -9,7 +9,7 @@ passed over. Threads take heads (and, forward, parts of the queries).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import from_dtype, get_num_threads, prange, types
@@ -36,6 +36,43 @@ _QUERIES_APART = 256
 _TOLERANCE = {"nonfinite": "may spread"}
 
 
+class _Head(NamedTuple):
+    """One head's arrays and what holds for all of them; ``seen`` and ``bias`` are of size 0 for masks that are not
+    there. With ``skip``, keys that are later than all queries of a block need not be looked at."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    seen: np.ndarray
+    bias: np.ndarray
+    causal: bool
+    skip: bool
+    scale: float
+
+
+class _Room(NamedTuple):
+    """Scratch for a block of queries: packed; their scores; maximum, sum, a factor and the output of each."""
+
+    panel: np.ndarray
+    s: np.ndarray
+    top: np.ndarray
+    total: np.ndarray
+    by: np.ndarray
+    acc: np.ndarray
+
+
+class _BackwardRoom(NamedTuple):
+    """Scratch for a block of queries: they and the output's gradient packed; weights and their gradient; two numbers
+    of each query."""
+
+    q_panel: np.ndarray
+    g_panel: np.ndarray
+    s: np.ndarray
+    d: np.ndarray
+    base: np.ndarray
+    delta: np.ndarray
+
+
 @compiled
 def _finite(x, sums):
     """Are all numbers of ``x`` finite? ``sums`` is scratch, as long as a row."""
@@ -52,20 +89,20 @@ def _finite(x, sums):
 
 
 @compiled
-def _scores(panel, keys, seen, bias, causal, i0, j0, rows, s):
+def _scores(head, panel, i0, rows, j0, s):
     """``s`` (keys, queries) = the scaled scores of ``rows`` queries from ``i0`` on, packed, and keys from ``j0`` on."""
     nothing = s.dtype.type(-np.inf)
-    packed_product(keys, panel, s, False)
-    if seen.size:
+    packed_product(head.k[j0 : j0 + s.shape[0]], panel, s, False)
+    if head.seen.size:
         for j in range(s.shape[0]):
             for i in range(rows):
-                if not seen[i0 + i, j0 + j]:
+                if not head.seen[i0 + i, j0 + j]:
                     s[j, i] = nothing
-    if bias.size:
+    if head.bias.size:
         for j in range(s.shape[0]):
             for i in range(rows):
-                s[j, i] += bias[i0 + i, j0 + j]
-    if causal:
+                s[j, i] += head.bias[i0 + i, j0 + j]
+    if head.causal:
         for j in range(max(i0 + 1 - j0, 0), s.shape[0]):
             row, hidden = s[j], min(j0 + j - i0, s.shape[1])
             for i in range(hidden):
@@ -73,20 +110,22 @@ def _scores(panel, keys, seen, bias, causal, i0, j0, rows, s):
 
 
 @compiled
-def _forward_rows(q, k, v, seen, bias, causal, skip, scale, panel, s, top, total, by, acc, out, lse, start, stop):
-    """Queries ``start`` to ``stop`` of one head; ``panel``, ``s``, ``top``, ``total``, ``by``, ``acc`` are scratch."""
+def _forward_rows(head, room, out, lse, start, stop):
+    """Queries ``start`` to ``stop`` of one head."""
+    q, k, v = head.q, head.k, head.v
+    panel, s, top, total, by, acc = room
     zero, one = q.dtype.type(0), q.dtype.type(1)
     lowest, wide = q.dtype.type(-np.inf), panel_width(q)
     for i0 in range(start, stop, wide):
         i1 = min(i0 + wide, stop)
-        end = min(k.shape[0], i1) if skip else k.shape[0]
-        pack_transposed(q[i0:i1], panel, scale)
+        end = min(k.shape[0], i1) if head.skip else k.shape[0]
+        pack_transposed(q[i0:i1], panel, head.scale)
         top[:] = lowest
         total[:] = zero
         for j0 in range(0, end, KEYS):
             j1 = min(j0 + KEYS, end)
             part = s[: j1 - j0]
-            _scores(panel, k[j0:j1], seen, bias, causal, i0, j0, i1 - i0, part)
+            _scores(head, panel, i0, i1 - i0, j0, part)
             by[:] = top
             reduce_rows(part, top, True)
             for i in range(wide):
@@ -114,12 +153,14 @@ def _forward_rows(q, k, v, seen, bias, causal, skip, scale, panel, s, top, total
 
 
 @compiled
-def _forward_items(q, k, v, seen, bias, causal, scale, out, lse, apart, start, stop):
+def _forward_items(inputs, out, lse, apart, start, stop):
     """Work items ``start`` to ``stop``: head by head, each in ``apart`` parts of its queries."""
+    q, k, v, seen, bias, causal, scale = inputs
     heads, queries, share, wide = q.shape[1], q.shape[2], q.shape[1] // k.shape[1], panel_width(q)
-    panel, s = np.empty((1, q.shape[3], wide), q.dtype), np.empty((min(KEYS, k.shape[2]), wide), q.dtype)
-    top, total, by = np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty(wide, q.dtype)
-    acc = np.empty((wide, v.shape[3]), q.dtype)
+    room = _Room(
+        np.empty((1, q.shape[3], wide), q.dtype), np.empty((min(KEYS, k.shape[2]), wide), q.dtype),
+        np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty((wide, v.shape[3]), q.dtype),
+    )  # fmt: skip
     sums = np.empty(max(k.shape[3], v.shape[3]), q.dtype)
     held, skip = -1, False
     for item in range(start, stop):
@@ -129,29 +170,25 @@ def _forward_items(q, k, v, seen, bias, causal, scale, out, lse, apart, start, s
             held = b * heads + h // share
             # a weight of zero does not hide NaN or Inf
             skip = causal and _finite(keys, sums) and _finite(values, sums)
-        _forward_rows(
-            q[b, h], keys, values, seen[b, h], bias[b, h], causal, skip, scale, panel, s, top, total, by, acc,
-            out[b, h], lse[b, h], part * queries // apart, (part + 1) * queries // apart,
-        )  # fmt: skip
+        head = _Head(q[b, h], keys, values, seen[b, h], bias[b, h], causal, skip, scale)
+        _forward_rows(head, room, out[b, h], lse[b, h], part * queries // apart, (part + 1) * queries // apart)
 
 
-def _forward_parallel(q, k, v, seen, bias, causal, scale, out, lse, apart, count):
-    items = q.shape[0] * q.shape[1] * apart
+def _forward_parallel(inputs, out, lse, apart, count):
+    items = inputs[0].shape[0] * inputs[0].shape[1] * apart
     for c in prange(count):
-        _forward_items(
-            q, k, v, seen, bias, causal, scale, out, lse, apart, c * items // count, (c + 1) * items // count
-        )
+        _forward_items(inputs, out, lse, apart, c * items // count, (c + 1) * items // count)
 
 
 @compiled
-def _backward_rows(
-    g, g_lse, q, k, v, seen, bias, y, lse, causal, skip, scale, q_panel, g_panel, s, d, base, delta, dq, dk, dv
-):
-    """One head; ``q_panel``, ``g_panel``, ``s``, ``d``, ``base`` and ``delta`` are scratch."""
+def _backward_rows(head, g, g_lse, y, lse, room, dq, dk, dv):
+    """One head, given its output ``y`` and ``lse``, and their gradients."""
+    q, k, v, scale = head.q, head.k, head.v, head.scale
+    q_panel, g_panel, s, d, base, delta = room
     zero, one, lowest, wide = q.dtype.type(0), q.dtype.type(1), q.dtype.type(-np.inf), panel_width(q)
     for i0 in range(0, q.shape[0], wide):
         i1 = min(i0 + wide, q.shape[0])
-        end = min(k.shape[0], i1) if skip else k.shape[0]
+        end = min(k.shape[0], i1) if head.skip else k.shape[0]
         pack_transposed(q[i0:i1], q_panel, scale)
         pack_transposed(g[i0:i1], g_panel, one)
         base[:] = zero
@@ -165,7 +202,7 @@ def _backward_rows(
         for j0 in range(0, end, KEYS):
             j1 = min(j0 + KEYS, end)
             weights, slopes = s[: j1 - j0], d[: j1 - j0]
-            _scores(q_panel, k[j0:j1], seen, bias, causal, i0, j0, i1 - i0, weights)
+            _scores(head, q_panel, i0, i1 - i0, j0, weights)
             packed_product(v[j0:j1], g_panel, slopes, False)
             for j in range(weights.shape[0]):
                 for i in range(wide):
@@ -179,13 +216,17 @@ def _backward_rows(
 
 
 @compiled
-def _backward_items(g, g_lse, q, k, v, seen, bias, y, lse, causal, scale, dq, dk, dv, start, stop):
+def _backward_items(inputs, given, gradients, start, stop):
     """The heads ``start`` to ``stop`` of ``k`` and ``v``, each with all heads of ``q`` that it serves."""
+    q, k, v, seen, bias, causal, scale = inputs
+    g, g_lse, y, lse = given
+    dq, dk, dv = gradients
     heads, share, wide = k.shape[1], q.shape[1] // k.shape[1], panel_width(q)
-    q_panel, g_panel = np.empty((1, q.shape[3], wide), q.dtype), np.empty((1, v.shape[3], wide), q.dtype)
     block = (min(KEYS, k.shape[2]), wide)
-    s, d = np.empty(block, q.dtype), np.empty(block, q.dtype)
-    base, delta = np.empty(wide, q.dtype), np.empty(wide, q.dtype)
+    room = _BackwardRoom(
+        np.empty((1, q.shape[3], wide), q.dtype), np.empty((1, v.shape[3], wide), q.dtype), np.empty(block, q.dtype),
+        np.empty(block, q.dtype), np.empty(wide, q.dtype), np.empty(wide, q.dtype),
+    )  # fmt: skip
     sums = np.empty(max(k.shape[3], v.shape[3]), q.dtype)
     for item in range(start, stop):
         b, n = item // heads, item % heads
@@ -196,27 +237,23 @@ def _backward_items(g, g_lse, q, k, v, seen, bias, y, lse, causal, scale, dq, dk
         dv[b, n] = 0
         for h in range(n * share, (n + 1) * share):
             skip = finite and _finite(q[b, h], sums) and _finite(g[b, h], sums)
-            _backward_rows(
-                g[b, h], g_lse[b, h], q[b, h], keys, values, seen[b, h], bias[b, h], y[b, h], lse[b, h], causal, skip,
-                scale, q_panel, g_panel, s, d, base, delta, dq[b, h], dk[b, n], dv[b, n],
-            )  # fmt: skip
+            head = _Head(q[b, h], keys, values, seen[b, h], bias[b, h], causal, skip, scale)
+            _backward_rows(head, g[b, h], g_lse[b, h], y[b, h], lse[b, h], room, dq[b, h], dk[b, n], dv[b, n])
 
 
-def _backward_parallel(g, g_lse, q, k, v, seen, bias, y, lse, causal, scale, dq, dk, dv, count):
-    items = k.shape[0] * k.shape[1]
+def _backward_parallel(inputs, given, gradients, count):
+    items = inputs[1].shape[0] * inputs[1].shape[1]
     for c in prange(count):
-        _backward_items(
-            g, g_lse, q, k, v, seen, bias, y, lse, causal, scale, dq, dk, dv,
-            c * items // count, (c + 1) * items // count,
-        )  # fmt: skip
+        _backward_items(inputs, given, gradients, c * items // count, (c + 1) * items // count)
 
 
 @functools.cache
-def _compiled(function: Any, arguments: str, dtype: np.dtype, parallel: bool) -> Any:
+def _compiled(function: Any, arguments: tuple[str, ...], dtype: np.dtype, parallel: bool) -> Any:
     """``function`` compiled for arrays of any strides, so that not every mix of layouts is compiled by itself.
 
-    ``arguments`` has a letter for each: X a 4-d input, m the boolean mask, x a 3-d input, Y and y 4-d and 3-d outputs,
-    s a scalar, b a bool, n an integer.
+    ``arguments`` has a letter for each, several for a tuple (not a named one, for which Numba would have to be given
+    the strides as declared): X a 4-d input, m the boolean mask, x a 3-d input, Y and y 4-d and 3-d outputs, s a scalar,
+    b a bool, n an integer.
     """
     number = from_dtype(dtype)
     kinds = {
@@ -229,16 +266,19 @@ def _compiled(function: Any, arguments: str, dtype: np.dtype, parallel: bool) ->
         "b": types.boolean,
         "n": types.intp,
     }
-    return compiled(function, parallel=parallel, signature=types.void(*(kinds[a] for a in arguments)))
+    passed = (kinds[a] if len(a) == 1 else types.BaseTuple.from_types([kinds[k] for k in a]) for a in arguments)
+    return compiled(function, parallel=parallel, signature=types.void(*passed))
 
 
-def _run(items: Any, parallel: Any, arguments: str, dtype: np.dtype, work: int, count: int, *values: Any) -> None:
+def _run(
+    items: Any, parallel: Any, arguments: tuple[str, ...], dtype: np.dtype, work: int, count: int, *values: Any
+) -> None:
     """Compute ``count`` work items, on several threads if ``work`` (scores) is worth it."""
     threads = get_num_threads() if work >= PARALLEL_FROM else 1
     if threads == 1 or count == 1:
-        _compiled(items.py_func, arguments + "nn", dtype, False)(*values, 0, count)
+        _compiled(items.py_func, (*arguments, "n", "n"), dtype, False)(*values, 0, count)
     else:
-        _compiled(parallel, arguments + "n", dtype, True)(*values, min(count, 4 * threads))
+        _compiled(parallel, (*arguments, "n"), dtype, True)(*values, min(count, 4 * threads))
 
 
 def _serves(
@@ -298,10 +338,10 @@ def attention(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     y, lse = out or (np.empty((*q.shape[:-1], v.shape[-1]), q.dtype), np.empty(q.shape[:-1], q.dtype))
     apart = max(1, q.shape[-2] // _QUERIES_APART)
+    inputs = (_heads(q), _heads(k), _heads(v), *_masks(attn_mask, q, k), is_causal, q.dtype.type(scale))
     _run(
-        _forward_items, _forward_parallel, "XXXmXbsYyn", q.dtype, lse.size * k.shape[-2],
-        lse.size // q.shape[-2] * apart, _heads(q), _heads(k), _heads(v), *_masks(attn_mask, q, k), is_causal,
-        q.dtype.type(scale), _heads(y), _rows(lse), apart,
+        _forward_items, _forward_parallel, ("XXXmXbs", "Y", "y", "n"), q.dtype, lse.size * k.shape[-2],
+        lse.size // q.shape[-2] * apart, inputs, _heads(y), _rows(lse), apart,
     )  # fmt: skip
     return y, lse
 
@@ -317,9 +357,9 @@ def attention_backward(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     dq, dk, dv, dmask = out or [np.empty(s, q.dtype) for s in (q.shape, k.shape, v.shape, (0,))]
     _run(
-        _backward_items, _backward_parallel, "XxXXXmXXxbsYYY", q.dtype, lse.size * k.shape[-2],
-        k.size // (k.shape[-2] * k.shape[-1]), _heads(g), _rows(g_lse), _heads(q), _heads(k), _heads(v),
-        *_masks(attn_mask, q, k), _heads(y), _rows(lse), is_causal, q.dtype.type(scale), _heads(dq), _heads(dk),
-        _heads(dv),
+        _backward_items, _backward_parallel, ("XXXmXbs", "XxXx", "YYY"), q.dtype, lse.size * k.shape[-2],
+        k.size // (k.shape[-2] * k.shape[-1]),
+        (_heads(q), _heads(k), _heads(v), *_masks(attn_mask, q, k), is_causal, q.dtype.type(scale)),
+        (_heads(g), _rows(g_lse), _heads(y), _rows(lse)), (_heads(dq), _heads(dk), _heads(dv)),
     )  # fmt: skip
     return dq, dk, dv, dmask

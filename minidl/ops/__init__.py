@@ -167,6 +167,14 @@ from minidl.ops.elementwise import (
     zeros_like,
 )
 from minidl.ops.embedding import embedding, embedding_grad
+from minidl.ops.images import (
+    channel_shuffle,
+    fold,
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unfold,
+)
 from minidl.ops.indexing import (
     gather,
     gather_grad,
@@ -220,6 +228,34 @@ from minidl.ops.loss import (
     sigmoid_focal_loss,
     smooth_l1_loss,
     triplet_margin_loss,
+)
+from minidl.ops.matrix import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    cdist,
+    column_stack,
+    cross,
+    diff,
+    dist,
+    dstack,
+    fliplr,
+    flipud,
+    hstack,
+    inner,
+    kron,
+    meshgrid,
+    movedim,
+    pdist,
+    ravel,
+    renorm,
+    rot90,
+    row_stack,
+    tensor_split,
+    vecdot,
+    vstack,
 )
 from minidl.ops.normalization import (
     batch_norm,
@@ -300,6 +336,21 @@ from minidl.ops.reduction import (
     topk,
     var,
 )
+from minidl.ops.selecting import (
+    aminmax,
+    argwhere,
+    cumprod,
+    index_add,
+    index_copy,
+    index_fill,
+    index_select,
+    kthvalue,
+    masked_select,
+    msort,
+    quantile,
+    scatter_add,
+    take_along_dim,
+)
 from minidl.ops.shape import (
     cat,
     chunk,
@@ -324,6 +375,13 @@ from minidl.ops.shape import (
     transpose,
     unbind,
     unsqueeze,
+)
+from minidl.ops.shrinking import (
+    celu,
+    hardshrink,
+    softshrink,
+    tanhshrink,
+    threshold,
 )
 from minidl.ops.special import (
     digamma,

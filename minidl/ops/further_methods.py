@@ -16,6 +16,9 @@ METHODS = """
     isneginf isclose isreal nan_to_num_ reciprocal_ deg2rad_ rad2deg_ sinc_ heaviside_ float_power_ fmax fmin
     clamp_min_ clamp_max_ lerp_ addcmul_ addcdiv_ ldexp_ frexp sgn_
     digamma_ erfc_ erfinv_ i0_ igamma_ igammac_ lgamma_ logit_ mvlgamma_ polygamma_
+    addmm_ addmv_ addr_ baddbmm_ addbmm_ inner cross kron dist diff renorm_ tensor_split rot90 fliplr flipud ravel
+    movedim index_select index_add_ index_copy_ index_fill_ masked_select scatter_add_ take_along_dim argwhere cumprod_
+    kthvalue msort quantile aminmax hardshrink
 """
 
 

@@ -18,7 +18,7 @@ from numba.extending import get_cython_function_address, intrinsic
 from numpy.lib.stride_tricks import as_strided
 
 from minidl_kernels.numba.compiler.memory import Workspace
-from minidl_kernels.numba.simd import gemm
+from minidl_kernels.numba.simd import gemm, vectors
 from minidl_kernels.numba.simd.compiled import compiled, entry
 from minidl_kernels.numba.simd.words import pointer, word
 
@@ -173,12 +173,12 @@ class Tape:
 
     def _add_own_matmul(self, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
         (m, k), n, size = x.shape, y.shape[1], x.itemsize
-        wide = gemm.columns(x.dtype)
+        wide = vectors.columns(x.dtype)
         count = -(-n // wide)
         panels = self.workspace.take(count * k * wide, x.dtype)
         # enough blocks for all threads, none larger than what stays in the cache
         block = min(64, -(-m // (4 * get_num_threads())))
-        block += -block % gemm.ROWS
+        block += -block % vectors.ROWS
         self.functions.append(_matmul_entry(x.dtype.char).address)
         self.places.append(len(self.words))
         self.words += [

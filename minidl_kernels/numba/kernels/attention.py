@@ -17,14 +17,8 @@ from numba import from_dtype, get_num_threads, prange, types
 from minidl.backend import kernel
 from minidl_kernels.numba.simd.common import FLOATS, PARALLEL_FROM
 from minidl_kernels.numba.simd.compiled import compiled
-from minidl_kernels.numba.simd.gemm import (
-    pack_transposed,
-    packed_product,
-    panel_width,
-    product,
-    reduce_rows,
-    unit_stride,
-)
+from minidl_kernels.numba.simd.gemm import pack_transposed, packed_product, product, unit_stride
+from minidl_kernels.numba.simd.tiles import add_rows, max_rows, panel_width
 from minidl_kernels.numba.simd.vecmath import add_any_order, exp, log
 
 #: keys that are worked on together; queries are as many as a panel has columns
@@ -127,7 +121,7 @@ def _forward_rows(head, room, out, lse, start, stop):
             part = s[: j1 - j0]
             _scores(head, panel, i0, i1 - i0, j0, part)
             by[:] = top
-            reduce_rows(part, top, True)
+            max_rows(part, top)
             for i in range(wide):
                 base = zero if top[i] == lowest else top[i]
                 by[i] = exp(by[i] - base)
@@ -135,7 +129,7 @@ def _forward_rows(head, room, out, lse, start, stop):
             for j in range(part.shape[0]):
                 for i in range(wide):
                     part[j, i] = exp(part[j, i] - (zero if top[i] == lowest else top[i]))
-            reduce_rows(part, total, False)
+            add_rows(part, total)
             if j0 > 0:
                 for i in range(i1 - i0):
                     for j in range(acc.shape[1]):
@@ -159,7 +153,8 @@ def _forward_items(inputs, out, lse, apart, start, stop):
     heads, queries, share, wide = q.shape[1], q.shape[2], q.shape[1] // k.shape[1], panel_width(q)
     room = _Room(
         np.empty((1, q.shape[3], wide), q.dtype), np.empty((min(KEYS, k.shape[2]), wide), q.dtype),
-        np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty((wide, v.shape[3]), q.dtype),
+        np.empty(wide, q.dtype), np.empty(wide, q.dtype), np.empty(wide, q.dtype),
+        np.empty((wide, v.shape[3]), q.dtype),
     )  # fmt: skip
     sums = np.empty(max(k.shape[3], v.shape[3]), q.dtype)
     held, skip = -1, False

@@ -31,7 +31,8 @@ from numba import get_thread_id, prange
 from minidl.backend import kernel
 from minidl_kernels.numba.simd.common import FLOATS
 from minidl_kernels.numba.simd.compiled import compiled, inlined
-from minidl_kernels.numba.simd.tiles import DOT_COLUMNS, DOT_ROWS, ROWS, dot, lanes, product
+from minidl_kernels.numba.simd.tiles import dot, product
+from minidl_kernels.numba.simd.vectors import DOT_COLUMNS, DOT_ROWS, ROWS, lanes
 
 #: tasks into which work is cut if there is so much: enough for as many threads
 _TASKS = 8

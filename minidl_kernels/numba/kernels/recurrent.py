@@ -17,8 +17,9 @@ from numba import get_num_threads, prange
 from minidl.backend import kernel
 from minidl_kernels.numba.simd.common import FLOATS, PARALLEL_FROM
 from minidl_kernels.numba.simd.compiled import compiled
-from minidl_kernels.numba.simd.gemm import ROWS, pack, pack_transposed, packed, packed_product
+from minidl_kernels.numba.simd.gemm import pack, pack_transposed, packed, packed_product
 from minidl_kernels.numba.simd.vecmath import nan_max, sigmoid, tanh
+from minidl_kernels.numba.simd.vectors import ROWS
 
 _DTYPES = ("float32", "float64")
 

@@ -38,7 +38,8 @@ from numba import get_thread_id, prange
 from minidl.backend import kernel
 from minidl_kernels.numba.kernels.conv import flat, host_floats, scratch, workspace, zeros
 from minidl_kernels.numba.simd.compiled import compiled
-from minidl_kernels.numba.simd.tiles import ROWS, gather_columns, lanes, product, sandwich, scatter_columns
+from minidl_kernels.numba.simd.tiles import gather_columns, product, sandwich, scatter_columns
+from minidl_kernels.numba.simd.vectors import ROWS, lanes
 
 #: False turns these kernels off
 enabled = os.environ.get("MINIDL_WINOGRAD", "1") not in ("0", "")

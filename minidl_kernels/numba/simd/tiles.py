@@ -1,140 +1,26 @@
-"""The inner loops of convolution, written in vectors: what Numba's loops over elements cannot say to LLVM.
+"""The inner loops of convolutions and matrix products, written in vectors.
 
-Each function here makes an ``intrinsic``: code for small blocks of numbers that are held in vector registers, to be
-called from compiled functions. Arrays are flat and come with the index at which to begin; nothing is checked.
-:func:`product` is the inner loop of a matrix product as Goto and van de Geijn write it ("Anatomy of high-performance
-matrix multiplication", 2008): a few rows times a few vectors of results stay in registers while one column and one row
-after the other are multiplied.
+Each function here is, or makes, an ``intrinsic``: code for small blocks of numbers that are held in vector registers,
+to be called from compiled functions; nothing is checked. :func:`product` and :func:`matrix_tile` are the inner loop of
+a matrix product as Goto and van de Geijn write it ("Anatomy of high-performance matrix multiplication", 2008): a few
+rows times a few vectors of results stay in registers while one column and one row after the other are multiplied. Each
+sum runs over the depth in order, so no result depends on how rows are shared out among threads.
+
+Those for convolution take flat arrays with the index at which to begin; those for :mod:`~.simd.gemm` take matrices.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-
-def _vector_bytes() -> int:
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-#: bytes in a vector register
-VECTOR = _vector_bytes()
-#: Rows of results that :func:`product` keeps, each of two vectors: as many as there are registers for.
-ROWS = 6 if VECTOR == 32 else 8
-#: the same for :func:`dot`: rows and columns of results, each a vector that is added up in the end
-DOT_ROWS, DOT_COLUMNS = (2, 4) if VECTOR == 32 else (4, 6)
-
-_INT = ir.IntType(64)
-_INDEX = ir.IntType(32)
-
-
-def lanes(dtype: Any) -> int:
-    """Numbers of this dtype in a vector."""
-    return VECTOR // np.dtype(dtype).itemsize
-
-
-class _Code:
-    """Vector instructions, in the words of this file."""
-
-    def __init__(self, context: Any, builder: ir.IRBuilder, array: types.Array) -> None:
-        self.context, self.builder = context, builder
-        self.scalar = context.get_value_type(array.dtype)
-        self.lanes = VECTOR // (4 if array.dtype == types.float32 else 8)
-        self.vector = ir.VectorType(self.scalar, self.lanes)
-        name = f"llvm.fmuladd.v{self.lanes}f{32 if array.dtype == types.float32 else 64}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        self._multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
-
-    def pointer(self, array: types.Array, value: ir.Value, *offsets: Any) -> ir.Value:
-        return self.at(self.context.make_array(array)(self.context, self.builder, value).data, *offsets)
-
-    def at(self, pointer: ir.Value, *offsets: Any) -> ir.Value:
-        """``pointer`` moved on by ints or values."""
-        for o in offsets:
-            if isinstance(o, int):
-                o = ir.Constant(_INT, o)
-            pointer = self.builder.gep(pointer, [o])
-        return pointer
-
-    def times(self, value: ir.Value, number: int) -> ir.Value:
-        return self.builder.mul(value, ir.Constant(_INT, number))
-
-    def load(self, pointer: ir.Value) -> ir.Value:
-        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
-
-    def store(self, value: ir.Value, pointer: ir.Value) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
-
-    def zero(self) -> ir.Constant:
-        return self.constant(0.0)
-
-    def constant(self, value: float) -> ir.Constant:
-        return ir.Constant(self.vector, [float(value)] * self.lanes)
-
-    def shuffle(self, a: ir.Value, b: ir.Value, mask: Iterable[int]) -> ir.Value:
-        mask = list(mask)
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INDEX, len(mask)), mask))
-
-    def broadcast(self, pointer: ir.Value) -> ir.Value:
-        """A vector of copies of one number in memory."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        one = self.builder.insert_element(undefined, self.builder.load(pointer), ir.Constant(_INDEX, 0))
-        return self.shuffle(one, undefined, [0] * self.lanes)
-
-    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        return self.builder.call(self._multiply_add, [a, b, c])
-
-    def total(self, value: ir.Value) -> ir.Value:
-        """The sum of a vector's numbers, half after half."""
-        n = self.lanes
-        while n > 1:
-            n //= 2
-            undefined = ir.Constant(value.type, ir.Undefined)
-            low, high = self.shuffle(value, undefined, range(n)), self.shuffle(value, undefined, range(n, 2 * n))
-            value = self.builder.fadd(low, high)
-        return self.builder.extract_element(value, ir.Constant(_INDEX, 0))
-
-    def loop(self, count: ir.Value, start: list[ir.Value], body: Callable[..., list[ir.Value]]) -> list[ir.Value]:
-        """``start``, replaced ``count`` times (at least once) by ``body(*start)``."""
-        builder, entry = self.builder, self.builder.block
-        block, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
-        builder.branch(block)
-        builder.position_at_end(block)
-        held = [builder.phi(_INT)] + [builder.phi(s.type) for s in start]
-        for h, s in zip(held, [ir.Constant(_INT, 0), *start]):
-            h.add_incoming(s, entry)
-        new = body(*held[1:])
-        new = [builder.add(held[0], ir.Constant(_INT, 1)), *new]
-        end = builder.block
-        for h, n in zip(held, new):
-            h.add_incoming(n, end)
-        builder.cbranch(builder.icmp_signed("<", new[0], count), block, done)
-        builder.position_at_end(done)
-        return new[1:]
-
-    def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
-        """The columns of the square matrix of these rows: blocks are exchanged, of half its size, a quarter, ..."""
-        half = self.lanes // 2
-        while half:
-            swapped = list(rows)
-            for i in range(self.lanes):
-                if i & half:
-                    continue
-                a, b = rows[i], rows[i + half]
-                place = [k & ~half | (self.lanes if k & half else 0) for k in range(self.lanes)]
-                swapped[i] = self.shuffle(a, b, place)
-                swapped[i + half] = self.shuffle(a, b, [p | half for p in place])
-            rows = swapped
-            half //= 2
-        return rows
+from minidl_kernels.numba.simd.vectors import DOT_COLUMNS, DOT_ROWS, VECTORS, Code, integer
 
 
 @functools.cache
@@ -157,18 +43,14 @@ def product(
         def codegen(context, builder, signature, arguments):
             a, at_a, chunk_step, b, at_b, offset, at_offset, chunks, c, at_c, c_step = arguments
             kinds = signature.args
-            code = _Code(context, builder, kinds[0])
+            code = Code(context, builder, kinds[0])
             b, c = code.pointer(kinds[3], b, at_b), code.pointer(kinds[8], c, at_c)
 
             def body(a, offset, *sums):
-                sums = list(sums)
                 for k in range(chunk):
                     here = code.at(b, builder.load(code.at(offset, k)))
                     row = [code.load(here), code.load(code.at(here, vector_step or code.lanes))]
-                    for r in range(rows):
-                        factor = code.broadcast(code.at(a, k * step + r * row_step))
-                        for v in range(2):
-                            sums[2 * r + v] = code.multiply_add(factor, row[v], sums[2 * r + v])
+                    sums = code.add_outer([code.at(a, k * step + r * row_step) for r in range(rows)], row, sums)
                 return [code.at(a, chunk_step), code.at(offset, chunk), *sums]
 
             start = [code.pointer(kinds[0], a, at_a), code.pointer(kinds[5], offset, at_offset)]
@@ -197,7 +79,7 @@ def dot(typing, a, at_a, a_step, b, at_b, offset, at_offset, vectors, c, at_c, c
     def codegen(context, builder, signature, arguments):
         a, at_a, a_step, b, at_b, offset, at_offset, vectors, c, at_c, c_step = arguments
         kinds = signature.args
-        code = _Code(context, builder, kinds[0])
+        code = Code(context, builder, kinds[0])
         a, b = code.pointer(kinds[0], a, at_a), code.pointer(kinds[3], b, at_b)
         c, offset = code.pointer(kinds[8], c, at_c), code.pointer(kinds[5], offset, at_offset)
         starts_a = [code.at(a, code.times(a_step, r)) for r in range(DOT_ROWS)]
@@ -211,9 +93,9 @@ def dot(typing, a, at_a, a_step, b, at_b, offset, at_offset, vectors, c, at_c, c
                 for r, row in enumerate(rows):
                     i = r * DOT_COLUMNS + q
                     sums[i] = code.multiply_add(row, column, sums[i])
-            return [builder.add(at, ir.Constant(_INT, code.lanes)), *sums]
+            return [builder.add(at, integer(code.lanes)), *sums]
 
-        start = [ir.Constant(_INT, 0)] + [code.zero()] * (DOT_ROWS * DOT_COLUMNS)
+        start = [integer(0)] + [code.zero()] * (DOT_ROWS * DOT_COLUMNS)
         _, *sums = code.loop(vectors, start, body)
         for r in range(DOT_ROWS):
             for q in range(DOT_COLUMNS):
@@ -233,7 +115,7 @@ def sandwich(matrix: np.ndarray) -> Callable[..., None]:
     matrix = np.asarray(matrix, float)
     n = matrix.shape[1]
 
-    def applied(code: _Code, values: list) -> list:
+    def applied(code: Code, values: list) -> list:
         """matrix @ values"""
         results = []
         for row in matrix:
@@ -256,7 +138,7 @@ def sandwich(matrix: np.ndarray) -> Callable[..., None]:
 
         def codegen(context, builder, signature, arguments):
             x, at_x, row_step, step, y, at_y, y_step = arguments
-            code = _Code(context, builder, signature.args[0])
+            code = Code(context, builder, signature.args[0])
             x, y = code.pointer(signature.args[0], x, at_x), code.pointer(signature.args[4], y, at_y)
             columns = []
             for j in range(n):
@@ -282,7 +164,7 @@ def scatter_columns(typing, x, at_x, step, y, at_y, place, at_place):
     def codegen(context, builder, signature, arguments):
         x, at_x, step, y, at_y, place, at_place = arguments
         kinds = signature.args
-        code = _Code(context, builder, kinds[0])
+        code = Code(context, builder, kinds[0])
         x, y = code.pointer(kinds[0], x, at_x), code.pointer(kinds[3], y, at_y)
         place = code.pointer(kinds[5], place, at_place)
         rows = [code.load(code.at(x, code.times(step, i))) for i in range(code.lanes)]
@@ -303,7 +185,7 @@ def gather_columns(typing, x, at_x, place, at_place, plus, at_plus, y, at_y, ste
     def codegen(context, builder, signature, arguments):
         x, at_x, place, at_place, plus, at_plus, y, at_y, step = arguments
         kinds = signature.args
-        code = _Code(context, builder, kinds[0])
+        code = Code(context, builder, kinds[0])
         x, y = code.pointer(kinds[0], x, at_x), code.pointer(kinds[6], y, at_y)
         place, plus = code.pointer(kinds[2], place, at_place), code.load(code.pointer(kinds[4], plus, at_plus))
         columns = [code.load(code.at(x, builder.load(code.at(place, j)))) for j in range(code.lanes)]
@@ -312,3 +194,120 @@ def gather_columns(typing, x, at_x, place, at_place, plus, at_plus, y, at_y, ste
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def panel_width(typing, x):
+    """``columns`` of the array's dtype, a constant in compiled code."""
+
+    def codegen(context, builder, signature, arguments):
+        return integer(VECTORS * Code(context, builder, x).lanes)
+
+    return types.intp(x), codegen
+
+
+@functools.cache
+def matrix_tile(rows: int, whole: bool) -> Callable[..., None]:
+    """An intrinsic for a block of a matrix product, of ``rows`` rows and :func:`panel_width` columns.
+
+    ``f(a, b, c, i, j, k0, k1, accumulate)``: c[i : i + rows, j : j + columns] = (or, to accumulate, +=)
+    a[i : i + rows, k0:k1] @ b[k0:k1, j : j + columns], with k0 < k1. ``b`` and ``c`` have unit stride along their rows;
+    ``a`` may have any strides. Unless ``whole``, what lies beyond the last column of ``c`` is left alone.
+    """
+
+    @intrinsic
+    def f(typing, a, b, c, i, j, k0, k1, accumulate):
+        size = types.intp
+        signature = types.void(a, b, c, size, size, size, size, types.boolean)
+
+        def codegen(context, builder, signature, arguments):
+            code = Code(context, builder, a)
+            i, j, start, stop, accumulate = arguments[3:]
+            (a0, _, (a_row, a_step)), (b0, _, (b_row, _)), (c0, c_shape, (c_row, _)) = (
+                code.matrix(kind, value) for kind, value in zip(signature.args, arguments[:3])
+            )
+            a0 = code.strided(a0, (i, a_row), (start, a_step))
+            b0 = code.at(code.strided(b0, (start, b_row)), j)
+            c0 = code.at(code.strided(c0, (i, c_row)), j)
+            # LLVM would make each row's address from the last one's, a chain as long as the products themselves take
+            group = 3
+            starts = [code.hidden(code.strided(a0, (r, a_row))) for r in range(0, rows, group)]
+            if not whole:
+                left = builder.sub(c_shape[1], j)
+                masks = [code.mask(builder.sub(left, integer(v * code.lanes))) for v in range(VECTORS)]
+
+            def row(pointer):
+                places = [code.at(pointer, v * code.lanes) for v in range(VECTORS)]
+                return [code.load(p) if whole else code.load_masked(p, masks[v]) for v, p in enumerate(places)]
+
+            def body(b, *state):
+                at, sums = state[: len(starts)], state[len(starts) :]
+                factors = [code.strided(at[r // group], (r % group, a_row)) for r in range(rows)]
+                sums = code.add_outer(factors, row(b), sums)
+                return [code.strided(b, (1, b_row)), *(code.strided(p, (1, a_step)) for p in at), *sums]
+
+            lines = [code.strided(c0, (r, c_row)) for r in range(rows)]
+            first = [builder.select(accumulate, x, code.zero()) for line in lines for x in row(line)]
+            found = code.loop(builder.sub(stop, start), [b0, *starts, *first], body)[1 + len(starts) :]
+            for n, value in enumerate(found):
+                r, v = divmod(n, VECTORS)
+                place = code.at(lines[r], v * code.lanes)
+                if whole:
+                    code.store(value, place)
+                else:
+                    code.store_masked(value, place, masks[v])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return f
+
+
+@intrinsic
+def transpose_square(typing, x, i, j, y, p, q, scale):
+    """y[p : p + lanes, q : q + lanes] = scale * x[i : i + lanes, j : j + lanes].T; rows of both have unit stride."""
+    size = types.intp
+    signature = types.void(x, size, size, y, size, size, x.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        x, i, j, y, p, q, scale = arguments
+        code = Code(context, builder, signature.args[0])
+        (x, _, (x_row, _)), (y, _, (y_row, _)) = code.matrix(signature.args[0], x), code.matrix(signature.args[3], y)
+        x, y = code.at(code.strided(x, (i, x_row)), j), code.at(code.strided(y, (p, y_row)), q)
+        rows = [code.load(code.strided(x, (r, x_row))) for r in range(code.lanes)]
+        factor = code.splat(scale)
+        for r, column in enumerate(code.transposed(rows)):
+            code.store(builder.fmul(column, factor), code.strided(y, (r, y_row)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _reduced(combine: Callable[[Any, ir.Value, ir.Value], ir.Value]) -> Callable[..., None]:
+    """An intrinsic ``f(x, out)``: ``out`` combined with all rows of ``x`` (at least one), which are a panel wide."""
+
+    @intrinsic
+    def f(typing, x, out):
+        def codegen(context, builder, signature, arguments):
+            code = Code(context, builder, x)
+            start, (count, _), (stride, _) = code.matrix(x, arguments[0])
+            places = [code.pointer(out, arguments[1], v * code.lanes) for v in range(VECTORS)]
+
+            def body(row, *so_far):
+                here = [code.load(code.at(row, v * code.lanes)) for v in range(VECTORS)]
+                return [code.strided(row, (1, stride)), *(combine(builder, s, h) for s, h in zip(so_far, here))]
+
+            _, *found = code.loop(count, [start, *(code.load(p) for p in places)], body)
+            for place, value in zip(places, found):
+                code.store(value, place)
+            return context.get_dummy_value()
+
+        return types.void(x, out), codegen
+
+    return f
+
+
+#: out += the sum of the rows of x
+add_rows = _reduced(lambda builder, a, b: builder.fadd(a, b))
+#: out = the largest in each column of out and x; of numbers with NaN among them any one or NaN
+max_rows = _reduced(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))

@@ -34,7 +34,7 @@ class SameConv2d(Conv2d):
         for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             widths.append((total // 2, total - total // 2))
-        return super().forward(ops.pad(x, widths=tuple(widths)))
+        return super().forward(ops.pad_nd(x, widths=tuple(widths)))
 
 
 def _norm(channels: int) -> BatchNorm2d:

@@ -69,6 +69,7 @@ from minidl.ops import (
     normalize,
     one_hot,
     pairwise_distance,
+    pad,
     pdist,
     pixel_shuffle,
     pixel_unshuffle,
@@ -93,4 +94,3 @@ from minidl.ops import (
     triplet_margin_loss,
     unfold,
 )
-from minidl.ops.images import pad

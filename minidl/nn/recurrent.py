@@ -122,7 +122,7 @@ def pad_sequence(
     for s in sequences:
         gap = longest - s.shape[0]
         widths = ((gap, 0) if padding_side == "left" else (0, gap), *((0, 0),) * (s.ndim - 1))
-        padded.append(ops.pad(s, widths=widths, value=padding_value) if gap else s)
+        padded.append(ops.pad_nd(s, widths=widths, value=padding_value) if gap else s)
     return ops.stack(padded, axis=0 if batch_first else 1)
 
 

@@ -71,7 +71,7 @@ _FLOPS: dict[str, Callable[[list, dict, tuple], int]] = {
 }
 _MOVES = {
     "astype", "broadcast_to", "concat", "contiguous", "copy", "embedding", "flip", "gather", "getitem", "hook_point",
-    "one_hot", "ones_like", "pad", "permute", "positive", "reshape", "roll", "setitem", "split", "stack", "take",
+    "one_hot", "ones_like", "pad_nd", "permute", "positive", "reshape", "roll", "setitem", "split", "stack", "take",
     "tril", "triu", "unbind", "where", "zeros_like",
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.einsum import einsum
 from minidl.ops.indexing import add_at
-from minidl.ops.shape import pad, reshape
+from minidl.ops.shape import pad_nd, reshape
 
 
 def output_size(size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ def _conv(n, x, weight, bias, stride, padding, dilation, groups):
         total = [d * (k - 1) for d, k in zip(dilation, kernel)]
         padding = tuple(t // 2 for t in total)
         if any(t % 2 for t in total):  # an even kernel: one more at the end
-            x = pad(x, widths=((0, 0), (0, 0), *((0, t % 2) for t in total)))
+            x = pad_nd(x, widths=((0, 0), (0, 0), *((0, t % 2) for t in total)))
     elif padding == "valid":
         padding = (0,) * n
     else:
@@ -232,7 +232,7 @@ def _conv_transpose(n, x, weight, bias, stride, padding, output_padding, dilatio
     else:  # The convolution of such a size has more positions than x: make the whole image, and cut that out of it.
         whole = tuple(m + 2 * p - e for m, p, e in zip(size, padding, extra))
         out = input_grad(x, weight, input_size=whole, padding=(0,) * n, **params)
-        out = pad(out, widths=((0, 0), (0, 0), *((-p, e - p) for p, e in zip(padding, extra))))
+        out = pad_nd(out, widths=((0, 0), (0, 0), *((-p, e - p) for p, e in zip(padding, extra))))
     return out if bias is None else out + reshape(bias, shape=(-1, *(1,) * n))
 
 

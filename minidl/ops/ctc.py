@@ -20,7 +20,7 @@ from minidl.ops.elementwise import astype, eq, exp, less, logaddexp, maximum, wh
 from minidl.ops.indexing import gather, gather_grad
 from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.reduction import logsumexp, mean, sum
-from minidl.ops.shape import pad, reshape, stack, unsqueeze
+from minidl.ops.shape import pad_nd, reshape, stack, unsqueeze
 
 
 def _extend(targets, blank, xp):
@@ -44,8 +44,8 @@ def _moved(a, by):
     n = a.shape[1]
     k = min(abs(by), n)
     if by > 0:
-        return pad(a[:, : n - k], widths=((0, 0), (k, 0)), value=-np.inf)
-    return pad(a[:, k:], widths=((0, 0), (0, k)), value=-np.inf)
+        return pad_nd(a[:, : n - k], widths=((0, 0), (k, 0)), value=-np.inf)
+    return pad_nd(a[:, k:], widths=((0, 0), (0, k)), value=-np.inf)
 
 
 def _emissions(log_probs, labels, xp):

@@ -13,8 +13,7 @@ from minidl.core.graph import Traced
 from minidl.core.registry import namespace
 from minidl.ops.indexing import take, take_grad
 from minidl.ops.linalg import matmul
-from minidl.ops.shape import moveaxis, permute, reshape
-from minidl.ops.shape import pad as pad_axes
+from minidl.ops.shape import moveaxis, pad_nd, permute, reshape
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -32,7 +31,7 @@ def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None 
         raise ValueError(f"pad: expected (before, after) of at most {x.ndim} axes, got {tuple(pad)}")
     widths = ((0, 0),) * (x.ndim - len(pairs)) + tuple(pairs[::-1])
     if mode == "constant":
-        return pad_axes(x, widths=widths, value=0 if value is None else value)
+        return pad_nd(x, widths=widths, value=0 if value is None else value)
     if value is not None and value != 0:
         raise ValueError(f"pad: mode {mode!r} takes no value")
     if not len(pairs) <= x.ndim - 1 <= len(pairs) + 1:
@@ -44,9 +43,9 @@ def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None 
     kept = tuple((max(b, 0), max(a, 0)) for b, a in widths)
     cropped = tuple((min(b, 0), min(a, 0)) for b, a in widths)
     if mode == "circular":  # what is cropped does not come round
-        return pad_axes(pad_axes(x, widths=cropped), widths=kept, mode="wrap")
-    out = pad_axes(x, widths=kept, mode=_MODES[mode])
-    return pad_axes(out, widths=cropped) if cropped != ((0, 0),) * x.ndim else out
+        return pad_nd(pad_nd(x, widths=cropped), widths=kept, mode="wrap")
+    out = pad_nd(x, widths=kept, mode=_MODES[mode])
+    return pad_nd(out, widths=cropped) if cropped != ((0, 0),) * x.ndim else out
 
 
 def pixel_shuffle(x: Any, upscale_factor: int) -> Any:
@@ -107,7 +106,7 @@ def unfold(x: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride
     kernel, dilation, padding, stride = map(_pair, (kernel_size, dilation, padding, stride))
     index, padded = _patches(x.shape[-2:], kernel, dilation, padding, stride)
     (top, left), lead = padding, tuple(x.shape[:-2])
-    x = pad_axes(x, widths=(*((0, 0),) * len(lead), (top, top), (left, left)))
+    x = pad_nd(x, widths=(*((0, 0),) * len(lead), (top, top), (left, left)))
     columns = take(reshape(x, shape=(*lead, math.prod(padded))), index.reshape(-1), axis=-1)
     return reshape(columns, shape=(*lead[:-1], lead[-1] * index.shape[0], index.shape[1]))
 
@@ -124,7 +123,7 @@ def fold(x: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding:
     image = take_grad(flat, index.reshape(-1), axis=len(lead), size=math.prod(padded))
     image = reshape(image, shape=(*lead, *padded))
     (top, left), zero = padding, ((0, 0),) * len(lead)
-    return pad_axes(image, widths=(*zero, (-top, -top), (-left, -left))) if top or left else image
+    return pad_nd(image, widths=(*zero, (-top, -top), (-left, -left))) if top or left else image
 
 
 # Resizing: along each axis a linear map, whose matrix depends on the sizes alone

@@ -1,4 +1,4 @@
-"""Changing shape: reshape, permute, expand, squeeze, stack, concat, split, pad, flip, roll, repeat."""
+"""Changing shape: reshape, permute, expand, squeeze, stack, concat, split, pad_nd, flip, roll, repeat."""
 
 from __future__ import annotations
 
@@ -203,11 +203,11 @@ def chunk(x, chunks, axis=0):
 
 
 @primitive
-def pad(x, *, widths, mode="constant", value=0):
+def pad_nd(x, *, widths, mode="constant", value=0):
     """``x`` with ``widths = ((before, after), ...)``, one pair per axis, of padding: ``constant`` (``value``),
     ``reflect``, ``edge`` or ``wrap`` (NumPy's names). Constant widths may be negative, which crops."""
     if len(widths) != x.ndim:
-        raise ValueError(f"pad: expected {x.ndim} (before, after) pairs for shape {x.shape}, got {widths}")
+        raise ValueError(f"pad_nd: expected {x.ndim} (before, after) pairs for shape {x.shape}, got {widths}")
     if mode != "constant":
         return namespace(x).pad(x, widths, mode=mode)
     crop = tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(widths, x.shape))
@@ -217,7 +217,7 @@ def pad(x, *, widths, mode="constant", value=0):
 
 def _pad_grad(g, widths, mode, x_shape):
     if mode == "constant":
-        return pad(g, widths=tuple((-b, -a) for b, a in widths))
+        return pad_nd(g, widths=tuple((-b, -a) for b, a in widths))
     # Every padded element is a copy of one input element: find out of which, and add up.
     from minidl.ops.indexing import take_grad
 
@@ -226,7 +226,7 @@ def _pad_grad(g, widths, mode, x_shape):
     return reshape(flat, shape=x_shape)
 
 
-pad.defvjp(x=_pad_grad)
+pad_nd.defvjp(x=_pad_grad)
 
 
 @primitive(view=True, linear_in=("x",))

@@ -16,7 +16,7 @@ from minidl import ops
 from minidl.backend import kernel
 from minidl.ops.conv import output_size
 
-_pad = ops.pad.reference
+_pad = ops.pad_nd.reference
 
 # The columns of a few samples at a time are made and used while they are still in the processor's (L2) cache.
 _CACHE_BYTES = 2 << 20

@@ -353,7 +353,7 @@ def test_conversions():
         (lambda: ops.split(as_tensor(np.zeros(5)), [2, 2]), ["split", "4", "5"]),
         (lambda: ops.permute(as_tensor(np.zeros((2, 3))), axes=(0, 0)), ["permute", "(0, 0)", "(2, 3)"]),
         (lambda: ops.expand(as_tensor(np.zeros((2, 3))), (2, 4)), ["expand", "(2, 3)", "(2, 4)"]),
-        (lambda: ops.pad(as_tensor(np.zeros((2, 3))), widths=((1, 1),)), ["pad", "(2, 3)"]),
+        (lambda: ops.pad_nd(as_tensor(np.zeros((2, 3))), widths=((1, 1),)), ["pad", "(2, 3)"]),
         (lambda: ops.one_hot(as_tensor([5]), num_classes=3), ["one_hot", "5", "3"]),
         (
             lambda: ops.einsum("ij,jk", minidl.zeros(2, 3), minidl.zeros(2, 3)),
@@ -372,7 +372,7 @@ def test_conversions():
         (lambda: ops.gather(as_tensor(np.zeros((2, 3))), as_tensor([[7]]), axis=0), ["gather", "7", "float64[2, 3]"]),
         (lambda: ops.take(as_tensor(np.zeros(2)), np.array([9])), ["take", "9", "float64[2]"]),
         (lambda: ops.broadcast_to(as_tensor(np.zeros((2, 3))), shape=(2, 4)), ["broadcast_to", "[2, 3]", "(2, 4)"]),
-        (lambda: ops.pad(as_tensor(np.zeros(2)), widths=(1,)), ["pad", "(1,)", "float64[2]"]),
+        (lambda: ops.pad_nd(as_tensor(np.zeros(2)), widths=(1,)), ["pad", "(1,)", "float64[2]"]),
         (lambda: ops.gather(as_tensor(np.zeros((2, 3))), 0, axis=0), ["gather", "number", "float64[2, 3], 0"]),
         (lambda: ops.relu("abc"), ["relu", "'abc'", "Tensors"]),
         (lambda: ops.sum(as_tensor(np.zeros(2)), axle=0), ["sum", "x, axis, keepdims", "'axle'"]),

@@ -124,9 +124,9 @@ def test_constant_padding_and_cropping(shape, data):
     x = numbers(shape)
     crop = x[tuple(slice(max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(widths, shape))]
     expected = np.pad(crop, [(max(b, 0), max(a, 0)) for b, a in widths], constant_values=value)
-    np.testing.assert_array_equal(ops.pad(x, widths=widths, value=value), expected)
+    np.testing.assert_array_equal(ops.pad_nd(x, widths=widths, value=value), expected)
     if value == 0:
-        check(lambda t: ops.pad(t, widths=widths), expected, x)
+        check(lambda t: ops.pad_nd(t, widths=widths), expected, x)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
@@ -135,7 +135,7 @@ def test_other_padding(mode, data):
     shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=2, min_side=2, max_side=4))
     widths = tuple(tuple(data.draw(st.integers(0, 5)) for _ in range(2)) for _ in shape)
     x = numbers(shape)
-    check(lambda t: ops.pad(t, widths=widths, mode=mode), np.pad(x, widths, mode=mode), x)
+    check(lambda t: ops.pad_nd(t, widths=widths, mode=mode), np.pad(x, widths, mode=mode), x)
 
 
 @given(shape=shapes, data=st.data())

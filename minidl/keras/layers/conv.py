@@ -43,7 +43,7 @@ class _Conv(Layer):
         if self.padding == "same":
             return pad_same(x, self.kernel_size, self.strides, self.dilation_rate)
         if self.padding == "causal":
-            return ops.pad(x, widths=((0, 0), (0, 0), ((self.kernel_size[0] - 1) * self.dilation_rate[0], 0)))
+            return ops.pad_nd(x, widths=((0, 0), (0, 0), ((self.kernel_size[0] - 1) * self.dilation_rate[0], 0)))
         return x
 
     def convolved(self, x: Any, kernel: Any, bias: Any, groups: int = 1) -> Any:
@@ -209,7 +209,7 @@ class _ConvTranspose(_Conv):
         weight = ops.moveaxis(ops.moveaxis(self.kernel, -1, 0), -1, 1)
         y = TRANSPOSED[self.axes](x, weight, None, stride=self.strides, dilation=self.dilation_rate)
         cuts = [self.cut(n, i) for i, n in enumerate(x.shape[2:])]
-        y = ops.pad(y, widths=((0, 0), (0, 0), *((-before, -after) for before, after in cuts)))
+        y = ops.pad_nd(y, widths=((0, 0), (0, 0), *((-before, -after) for before, after in cuts)))
         if not self.use_bias:
             return y
         return y + ops.reshape(self.bias, shape=(-1, *np.ones(self.axes, int).tolist()))

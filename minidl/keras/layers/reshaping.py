@@ -78,7 +78,7 @@ class _Space(Layer):
     def padded(self, x: Any, pairs: list[tuple[int, int]]) -> Any:
         none = [(0, 0)] * x.ndim
         none[self.first : self.first + self.axes] = pairs
-        return ops.pad(x, widths=tuple(none))
+        return ops.pad_nd(x, widths=tuple(none))
 
 
 class _ZeroPadding(_Space):

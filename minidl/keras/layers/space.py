@@ -41,4 +41,4 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 def pad_same(x: Any, kernel: Any, stride: Any, dilation: Any, value: float = 0.0) -> Any:
     """x (N, C, *size), padded as by :func:`same_padding`."""
     widths = [same_padding(n, k, s, d) for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)]
-    return ops.pad(x, widths=((0, 0), (0, 0), *widths), value=value) if any(map(any, widths)) else x
+    return ops.pad_nd(x, widths=((0, 0), (0, 0), *widths), value=value) if any(map(any, widths)) else x

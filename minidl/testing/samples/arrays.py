@@ -60,7 +60,7 @@ def _split(rng: np.random.Generator) -> Iterator[Sample]:
     yield (strided(rng.normal(size=(2, 3))),), {"sizes": (2, 1), "axis": 1}
 
 
-@samples("pad")
+@samples("pad_nd")
 def _pad(rng: np.random.Generator) -> Iterator[Sample]:
     for widths, mode in (
         (((1, 2), (0, 1)), "constant"),

@@ -63,7 +63,7 @@ def attention(
         if short > 0:
             widths = ((0, 0),) * (attn_mask.ndim - 1) + ((0, short),)
             low = False if attn_mask.dtype.kind == "b" else -np.inf
-            attn_mask = ops.pad(attn_mask, widths=widths, mode="constant", value=low)
+            attn_mask = ops.pad_nd(attn_mask, widths=widths, mode="constant", value=low)
         bias = ops.where(attn_mask, 0.0, -np.inf) if attn_mask.dtype.kind == "b" else bias + attn_mask
     if nonpad_kv_seqlen is not None:
         offset = nonpad_kv_seqlen.reshape(-1) - q.shape[2]

@@ -168,7 +168,7 @@ def padded(x: Any, widths: list[tuple[int, int]], mode: str, value: Any) -> Any:
     grow = tuple((max(b, 0), max(a, 0)) for b, a in widths)
     if plain(x):
         return np.pad(host(x)[cut], grow, **({"constant_values": value} if mode == "constant" else {"mode": mode}))
-    return ops.pad(x[cut], widths=grow, mode=mode, value=value)
+    return ops.pad_nd(x[cut], widths=grow, mode=mode, value=value)
 
 
 def _pairs(pads: list[int], axes: list[int], rank: int) -> list[tuple[int, int]]:

@@ -24,7 +24,9 @@ def _transformed(x: Any, axis: int, length: int | None, inverse: int, onesided: 
         return _from_half(x, axis, n if length else 2 * (x.shape[axis] - 1))
     have = x.shape[axis]
     if have < n:
-        x = ops.pad_nd(x, widths=tuple((0, n - have if a == axis else 0) for a in range(x.ndim)), mode="constant", value=0)
+        x = ops.pad_nd(
+            x, widths=tuple((0, n - have if a == axis else 0) for a in range(x.ndim)), mode="constant", value=0
+        )
     x = ops.moveaxis(ops.narrow(x, axis, 0, n), axis, -2)
     cos, sin = _waves(n, n // 2 + 1 if onesided else n, bool(inverse), x.dtype)
     real = ops.matmul(ops.swapaxes(x, -1, -2), cos)

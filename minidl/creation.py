@@ -7,6 +7,7 @@ also take a ``generator`` (:class:`minidl.random.Generator`; default: the one th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 
 from minidl.core.dtypes import default_dtype
 from minidl.core.tensor import Tensor, as_tensor
-from minidl.random import Generator, default_generator
+from minidl.core.trace import made
+from minidl.ops.random import random_integers, random_normal, random_permutation, random_uniform
+from minidl.random import Generator, default_generator, normal_words, uniform_words
 
 
 def _shape(op: str, shape: tuple) -> tuple[int, ...]:
@@ -29,7 +32,13 @@ def _shape(op: str, shape: tuple) -> tuple[int, ...]:
 
 
 def _new(array: Any, device: str | None, requires_grad: bool) -> Tensor:
-    return as_tensor(np.asarray(array), requires_grad=requires_grad, device=device)
+    return as_tensor(made(np.asarray(array)), requires_grad=requires_grad, device=device)
+
+
+def _drawn(array: Any, device: str | None, requires_grad: bool) -> Tensor:
+    t = Tensor._from_node(array, None)
+    t = t if device is None else t.to(device)
+    return t.requires_grad_() if requires_grad else t
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -70,7 +79,7 @@ def _like(array: np.ndarray, x: Any, device: str | None, requires_grad: bool) ->
     if device is None and isinstance(x, Tensor):
         from minidl.core.registry import backend_of
 
-        array = backend_of(x.array).asarray(array)
+        array = made(backend_of(x.array).asarray(array))
         t = Tensor._from_node(array, None, 0)
         return t.requires_grad_() if requires_grad else t
     return _new(array, device, requires_grad)
@@ -140,8 +149,9 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform on [0, 1)."""
-    g = generator or default_generator()
-    return _new(g.uniform(_shape("rand", shape), dtype=_dtype(dtype)), device, requires_grad)
+    shape, dtype = _shape("rand", shape), _dtype(dtype)
+    key, offset = (generator or default_generator()).reserve(uniform_words(math.prod(shape), dtype))
+    return _drawn(random_uniform(key=key, offset=offset, shape=shape, dtype=dtype.name), device, requires_grad)
 
 
 def randn(
@@ -152,8 +162,9 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and standard deviation 1."""
-    g = generator or default_generator()
-    return _new(g.normal(_shape("randn", shape), dtype=_dtype(dtype)), device, requires_grad)
+    shape, dtype = _shape("randn", shape), _dtype(dtype)
+    key, offset = (generator or default_generator()).reserve(normal_words(math.prod(shape)))
+    return _drawn(random_normal(key=key, offset=offset, shape=shape, dtype=dtype.name), device, requires_grad)
 
 
 def randint(
@@ -168,11 +179,15 @@ def randint(
     """Integers uniform on [low, high), of shape ``size``; ``randint(n, size=...)`` starts at 0."""
     if high is None:
         low, high = 0, low
-    g = generator or default_generator()
-    return _new(np.asarray(g.integers(low, high, _shape("randint", (size,)))).astype(dtype), device, False)
+    if high <= low:
+        raise ValueError(f"randint: empty range [{low}, {high})")
+    shape = _shape("randint", (size,))
+    key, offset = (generator or default_generator()).reserve(2 * math.prod(shape))
+    drawn = random_integers(key=key, offset=offset, shape=shape, low=int(low), high=int(high))
+    return _drawn(drawn, device, False).astype(dtype)
 
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: Any = np.int64, device: str | None = None) -> Tensor:
     """A random order of 0, ..., n - 1."""
-    g = generator or default_generator()
-    return _new(g.permutation(n).astype(dtype), device, False)
+    key, offset = (generator or default_generator()).reserve(2 * n)
+    return _drawn(random_permutation(key=key, offset=offset, n=n), device, False).astype(dtype)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minidl.core.context import current, enter, process, using
-from minidl.core.trace import live
+from minidl.core.trace import live, refuse
 
 _advancing = threading.Lock()
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
@@ -76,6 +76,50 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
 
 
+# What is made of bits, in the array namespace ``xp``: how many words it takes, and the formula.
+
+
+def uniform_words(n: int, dtype: Any) -> int:
+    return 2 * n if np.dtype(dtype) == np.float64 else n
+
+
+def uniform_from(xp: Any, bits: Any, shape: tuple, low: float, high: float, dtype: np.dtype) -> Any:
+    """Uniform on [low, high): 53 random bits per element for float64, 24 for smaller types."""
+    if dtype == np.float64:
+        b = bits.astype(np.uint64)
+        u = ((b[0::2] >> np.uint64(5)) * 67108864.0 + (b[1::2] >> np.uint64(6))) * 2.0**-53
+    else:
+        u = (bits >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    return (u * (high - low) + low).astype(dtype).reshape(shape)
+
+
+def normal_words(n: int) -> int:
+    return 2 * -(-n // 2)
+
+
+def normal_from(xp: Any, bits: Any, shape: tuple, mean: float, std: float, dtype: np.dtype) -> Any:
+    """Normal deviates (Box and Muller, 1958): r cos(t) and r sin(t) with r = sqrt(-2 log u1), t = 2 pi u2."""
+    u = (bits.astype(np.float64) + 0.5) * 2.0**-32
+    r, t = xp.sqrt(-2 * xp.log(u[0::2])), 2 * np.pi * u[1::2]
+    z = xp.stack([r * xp.cos(t), r * xp.sin(t)], axis=1).reshape(-1)[: math.prod(shape)]
+    return (z * std + mean).astype(dtype).reshape(shape)
+
+
+def _wide(bits: Any) -> Any:
+    b = bits.astype(np.uint64)
+    return (b[0::2] << np.uint64(32)) | b[1::2]
+
+
+def integers_from(xp: Any, bits: Any, shape: tuple, low: int, high: int) -> Any:
+    """int64 uniform on [low, high); the bias of a 64-bit remainder is below range / 2**64."""
+    return ((_wide(bits) % np.uint64(high - low)).astype(np.int64) + low).reshape(shape)
+
+
+def permutation_from(xp: Any, bits: Any) -> Any:
+    """The order that sorts random 64-bit keys."""
+    return xp.argsort(_wide(bits), stable=True)
+
+
 class Generator:
     """A stream of random numbers with a seed, whose state is two numbers: key and offset.
 
@@ -95,12 +139,14 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from ``seed`` (any Python int)."""
+        refuse("seeding a generator", "seed it before the step, or make the generator outside")
         self.key = _mix(0, int(seed) & _MASK64)
         self.offset = 0
         return self
 
     def fold_in(self, *data: int) -> Generator:
         """An independent generator that depends only on this one's key (not its position) and the ints ``data``."""
+        refuse("deriving a generator", "derive it before the step")
         key = self.key
         for d in data:
             key = _mix(key, int(d) & _MASK64)
@@ -114,6 +160,7 @@ class Generator:
 
     def set_state(self, state: Any) -> None:
         """Continue from what :meth:`get_state` gave. Raises ValueError if it is not two unsigned numbers."""
+        refuse("setting a generator's state", "do so before the step")
         state = np.asarray(state)
         if state.shape != (2,) or state.dtype.kind not in "ui":
             raise ValueError(f"set_state: expected uint64[2], got {state.dtype}{list(state.shape)}")
@@ -121,7 +168,10 @@ class Generator:
 
     def reserve(self, n: int) -> tuple[int, int]:
         """Set aside the next ``n`` words; returns (key, offset of the first). For kernels that make bits themselves."""
-        return live(lambda: self.key), live(lambda: self._advance(n))
+        return live(lambda: self.key), live(lambda: self._advance(n), (lambda: self.offset, self._set_offset))
+
+    def _set_offset(self, offset: int) -> None:
+        self.offset = offset
 
     def _advance(self, n: int) -> int:
         with _advancing:  # threads that share a generator must not get the same numbers
@@ -131,6 +181,10 @@ class Generator:
 
     def bits(self, n: int) -> np.ndarray:
         """``n`` random uint32 words."""
+        refuse(
+            "drawing from a generator on the host",
+            "use minidl.rand, randn, randint, randperm or another random operation, which draws anew at each call",
+        )
         return np.asarray(philox(self.key, self._advance(n), n))
 
     def uniform(
@@ -138,40 +192,26 @@ class Generator:
     ) -> Any:
         """Uniform on [low, high): 24 random bits per element for float32 and float16, 53 for float64."""
         shape = _shape(shape)
-        n = math.prod(shape)
-        if np.dtype(dtype) == np.float64:
-            b = self.bits(2 * n).astype(np.uint64)
-            u: np.ndarray = ((b[0::2] >> np.uint64(5)) * 67108864.0 + (b[1::2] >> np.uint64(6))) * 2.0**-53
-        else:
-            u = (self.bits(n) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
-        return (u * (high - low) + low).astype(dtype).reshape(shape)[()]
+        bits = self.bits(uniform_words(math.prod(shape), dtype))
+        return uniform_from(np, bits, shape, low, high, np.dtype(dtype))[()]
 
     def normal(
         self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32
     ) -> Any:
         """Normal deviates (Box and Muller, 1958): r cos(t) and r sin(t) with r = sqrt(-2 log u1), t = 2 pi u2."""
         shape = _shape(shape)
-        n = math.prod(shape)
-        u = (self.bits(2 * -(-n // 2)).astype(np.float64) + 0.5) * 2.0**-32
-        r, t = np.sqrt(-2 * np.log(u[0::2])), 2 * np.pi * u[1::2]
-        z = np.stack([r * np.cos(t), r * np.sin(t)], axis=1).reshape(-1)[:n]
-        return (z * std + mean).astype(dtype).reshape(shape)[()]
+        return normal_from(np, self.bits(normal_words(math.prod(shape))), shape, mean, std, np.dtype(dtype))[()]
 
     def integers(self, low: int, high: int, shape: int | Sequence[int] = ()) -> Any:
         """int64 uniform on [low, high). Raises ValueError for an empty range."""
         if high <= low:
             raise ValueError(f"integers: empty range [{low}, {high})")
         shape = _shape(shape)
-        n = math.prod(shape)
-        b = self.bits(2 * n).astype(np.uint64)
-        wide = (b[0::2] << np.uint64(32)) | b[1::2]
-        # the bias of a 64-bit remainder is below range / 2**64
-        return ((wide % np.uint64(high - low)).astype(np.int64) + low).reshape(shape)[()]
+        return integers_from(np, self.bits(2 * math.prod(shape)), shape, low, high)[()]
 
     def permutation(self, n: int) -> np.ndarray:
         """A random order of ``range(n)`` (int64): the order that sorts ``n`` random 64-bit keys."""
-        b = self.bits(2 * n).astype(np.uint64)
-        return np.argsort((b[0::2] << np.uint64(32)) | b[1::2], kind="stable")
+        return permutation_from(np, self.bits(2 * n))
 
     def __repr__(self) -> str:
         return f"Generator(key={self.key:#x}, offset={self.offset})"

@@ -320,21 +320,23 @@ def _run_leaf_hooks(leaf: Any, g: Any, on_tensors: bool) -> Any:
 
 def _accumulate(tensor: Any, g: Any, fresh: bool, on_tensors: bool) -> None:
     """``tensor.grad += g``, never keeping an array that somebody else also holds."""
-    grad, dtype = tensor.grad, tensor.array.dtype
+    dtype = tensor.array.dtype
     if on_tensors:
+        grad = tensor.grad
         g = g.astype(dtype) if g.dtype != dtype else g
         tensor.grad = g.clone() if grad is None else grad + g
         return
+    grad = tensor._grad
     if grad is None:
         if g.dtype != dtype:
             g, fresh = g.astype(dtype), True
         g = g if fresh or type(g) is not np.ndarray else g.copy()
-        tensor.grad = _tensor_type(tensor)._from_node(g, None)
+        tensor._grad = _tensor_type(tensor)._from_node(g, None)
     elif type(grad.array) is np.ndarray and grad.array.flags.writeable and not grad.requires_grad:
         np.add(grad.array, g, out=grad.array, casting="same_kind")
         grad._bump()
     else:
-        tensor.grad = _tensor_type(tensor)._from_node(grad.array + g, None)
+        tensor._grad = _tensor_type(tensor)._from_node(grad.array + g, None)
 
 
 def _run_hooks(node: Node, slots: list, on_tensors: bool, tensor_type: Any) -> None:

@@ -96,7 +96,7 @@ def _place(arrays: Any) -> tuple[Backend, Any]:
             backend = backend_of(a)
             if backend.array_type is not _ndarray:
                 return backend, [backend.asarray(b) if isinstance(b, (_ndarray, np.generic)) else b for b in arrays]
-    return _host_backend(), arrays
+    return (_host_backend() if arrays else current().backend), arrays
 
 
 # Bringing inputs to one dtype

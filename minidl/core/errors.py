@@ -24,6 +24,10 @@ class CaptureError(RuntimeError):
     """A step does something that a captured program (``minidl.jit``) could not repeat."""
 
 
+class MismatchError(AssertionError):
+    """A replay of a captured program gave other values than the step itself."""
+
+
 _SCALARS = (int, float, bool, complex)
 # what array libraries raise for arguments that do not fit
 _COMPLAINTS = (ValueError, TypeError, IndexError, AttributeError, np.exceptions.AxisError)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidl.core.trace import world
+
 
 class HookHandle:
     """Takes a hook away again: ``handle.remove()``, or at the end of ``with handle:``."""
@@ -13,6 +15,7 @@ class HookHandle:
 
     def remove(self) -> None:
         self._hooks.pop(self, None)
+        world.version += 1
 
     def __enter__(self) -> HookHandle:
         return self

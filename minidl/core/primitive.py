@@ -81,6 +81,7 @@ class Primitive:
         order: tuple[str, ...] | None = None,
         also: Mapping[str, Callable[..., Any]] | None = None,
         half: bool | tuple[int, ...] | None = None,
+        dynamic: bool | Callable[[Any, dict], bool] = False,
     ) -> None:
         self.name = name
         self.reference = reference
@@ -96,6 +97,7 @@ class Primitive:
         self.composite = composite
         self.order = order
         self.also = dict(also or {})
+        self.dynamic = dynamic
         self.half = not (view or identity) if half is None else half
         self.__doc__ = reference.__doc__
         self.__name__ = self.name
@@ -265,6 +267,9 @@ def primitive(function: Callable[..., Any] | None = None, *, name: str | None = 
         the inputs in which it is linear.
     ``random``
         its result depends on the position of a random stream.
+    ``dynamic``
+        the shape of its result depends on values: ``True``, or a function of the arrays and the parameters that says
+        whether it does in a call.
     """
 
     def make(f: Callable[..., Any]) -> Primitive:

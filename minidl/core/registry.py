@@ -128,6 +128,10 @@ class Backend:
         returns those of its results; None to have it interpreted, kernel by kernel."""
         return None
 
+    def compiled_for(self) -> Any:
+        """What else a compiled program depends on, as something hashable: the devices in force, say."""
+        return None
+
     def info(self) -> dict[str, Any]:
         """Device and memory facts for ``minidl backends``."""
         return {"device": self.device, "version": np.__version__}

@@ -68,7 +68,7 @@ class Tensor(Methods):
     requires_grad: bool
     _node: Node | None
 
-    grad: Tensor | None = None
+    _grad: Tensor | None = None
     #: (node, output index) where the node has several outputs
     _edge: tuple[Node, int] | None = None
     _version = 0
@@ -152,6 +152,21 @@ class Tensor(Methods):
     @property
     def _output_index(self) -> int:
         return self._edge[1] if self._edge else 0
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that ``backward()`` has added up here; None if there is none."""
+        tracer = current().tracer
+        if tracer is not None:
+            tracer.grad(self, False)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        tracer = current().tracer
+        if tracer is not None:
+            tracer.grad(self, True)
+        self._grad = value
 
     @property
     def version(self) -> int:
@@ -259,6 +274,7 @@ class Tensor(Methods):
                 self._hooks = {}
             handle = HookHandle(self._hooks)
             self._hooks[handle] = hook
+            trace.world.version += 1
         else:
             if self._node.hooks is None:
                 self._node.hooks = {}
@@ -341,7 +357,7 @@ class Tensor(Methods):
         own = ("_hooks", "_base", "_version", "_changed_at", "_views")
         t.__dict__.update({k: v for k, v in self.__dict__.items() if k not in own})
         t.array, t.requires_grad, t._node = self.array.copy(), self.requires_grad, None
-        t.grad = None if self.grad is None else self.grad.detach().clone()
+        t._grad = None if self._grad is None else self._grad.detach().clone()
         memo[id(self)] = t
         return t
 
@@ -378,6 +394,8 @@ def array_of(data: Any, dtype: Any = None, device: Any = None) -> Any:
     backend = backend_for(device)
     if isinstance(data, Tensor):
         data = data.array
+    elif (tracer := current().tracer) is not None and isinstance(data, _ndarray):
+        tracer.wrapped(data)
     if type(data) is _ndarray and dtype is None and backend.array_type is _ndarray and data.dtype.kind in "fiubc":
         return data
     return _make_array(data, dtype, backend, device)
@@ -400,7 +418,7 @@ def _make_array(data: Any, dtype: Any, backend: Backend, device: Any) -> Any:
         python_floats = array.dtype == np.float64 and not _holds_float64(data)
         if dtype is None and python_floats:
             dtype = default_dtype()
-        return backend.asarray(array, dtype=dtype)
+        return trace.made(backend.asarray(array, dtype=dtype))
     home = backend if device is not None else backend_of(data)
     if home.array_type is _ndarray and not isinstance(data, _ndarray):
         data = to_numpy(data)  # of another device, or of a library that is no backend, such as PyTorch

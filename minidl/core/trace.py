@@ -37,15 +37,47 @@ class Tracer:
     def guard(self, read: Callable[[], Any]) -> None:
         """The step holds only as long as ``read()`` gives what it gives now."""
 
-    def live(self, read: Callable[[], Any]) -> Any:
+    def touch(self, module: Any) -> None:
+        """A layer is being called."""
+
+    def made(self, array: Any) -> None:
+        """``array`` was just made from numbers that are no tensor's: each run of the step makes another one."""
+
+    def wrapped(self, array: Any) -> None:
+        """A tensor is being made on the memory of ``array``, which may be older than the step."""
+
+    def assigned(self, tensor: Any, old: Any) -> None:
+        """What :meth:`assigning` announced has happened; ``old`` was the tensor's array."""
+
+    def grad(self, tensor: Any, writing: bool) -> None:
+        """``tensor.grad`` is about to be read, or to be replaced."""
+
+    def spent(self, tensor: Any) -> None:
+        """An optimizer has used ``tensor.grad``."""
+
+    def refuse(self, what: str, instead: str) -> None:
+        """``what`` has an effect that replays would not have."""
+
+    def live(self, read: Callable[[], Any], state: tuple | None = None) -> Any:
         """``read()``, as a number that replays ask for again."""
         return read()
+
+
+class World:
+    """Counts the changes of modules and their hooks, so that a captured program knows when to look at them again."""
+
+    version = 0
+
+
+world = World()
 
 
 class Live:
     """A Python number that must be asked for again at each replay: a learning rate, a step count, a random offset."""
 
     read: Callable[[], Any]
+    #: where ``read`` has an effect: (what it changes, as it is now; how to put that back)
+    state: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<live {super().__repr__()}>"
@@ -71,10 +103,40 @@ def capturing() -> bool:
     return current().tracer is not None
 
 
-def live(read: Callable[[], Any]) -> Any:
-    """``read()``; replays of a captured step call ``read`` again, once each, so it may advance a counter."""
+def live(read: Callable[[], Any], state: tuple[Callable[[], Any], Callable[[Any], None]] | None = None) -> Any:
+    """``read()``; replays of a captured step call ``read`` again, once each, so it may advance a counter: ``state`` is
+    then (get the counter, put it back)."""
     tracer = current().tracer
-    return read() if tracer is None else tracer.live(read)
+    return read() if tracer is None else tracer.live(read, state)
+
+
+def touch(module: Any) -> None:
+    """A layer is being called: its attributes, and those of the layers below it, are part of what a step reads."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.touch(module)
+
+
+def made(array: Any) -> Any:
+    """``array``, which was just made from numbers that are no tensor's: each run of a step makes another one."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.made(array)
+    return array
+
+
+def spent(tensor: Any) -> None:
+    """An optimizer has used ``tensor.grad``."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.spent(tensor)
+
+
+def refuse(what: str, instead: str) -> None:
+    """``what`` has an effect that replays of a captured step would not have: raise CaptureError in a step."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.refuse(what, instead)
 
 
 def guard(read: Callable[[], Any]) -> None:
@@ -97,6 +159,13 @@ def assigning(tensor: Any, value: Any) -> None:
     tracer = current().tracer
     if tracer is not None:
         tracer.assigning(tensor, value)
+
+
+def assigned(tensor: Any, old: Any) -> None:
+    """What was announced to :func:`assigning` has happened; ``old`` was the tensor's array before."""
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.assigned(tensor, old)
 
 
 def replaced(old: Any, new: Any, get: Callable[[], Any], put: Callable[[Any], None]) -> None:

@@ -21,12 +21,14 @@ def assign_(self: Tensor, value: Any) -> Tensor:
     """Take over the values of ``value`` (broadcast, cast to this dtype), in place and unrecorded."""
     array = value.array if isinstance(value, Tensor) else value
     trace.assigning(self, array)
+    old = self.array
     if isinstance(self.array, np.ndarray):
         self.array[...] = to_numpy(array)
     elif array is not self.array:
         backend = backend_of(self.array)
         # a copy: kernels may write into it
         self.array = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape).copy()
+    trace.assigned(self, old)
     self._bump()
     return self
 
@@ -46,10 +48,12 @@ def become(self: Tensor, new: Tensor, op: str) -> Tensor:
         _keep_old_value_for(self, new._node)
     array = new.array
     trace.assigning(self, array)
+    old = self.array
     if isinstance(self.array, np.ndarray):
         self.array[...] = array
     else:
         self.array = array.astype(self.dtype)
+    trace.assigned(self, old)
     self._bump()
     if new.requires_grad:
         retained = self._node and self._node.retain and self._node.retain.pop(self._output_index, None)

@@ -11,19 +11,20 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from minidl.core.errors import CaptureError
+from minidl.core.errors import CaptureError, MismatchError
 from minidl.core.trace import Live
+from minidl.core.tree import register_pytree
 from minidl.jit.api import JitFunction, jit
 from minidl.jit.program import Program
 
-__all__ = ["CaptureError", "JitFunction", "Live", "Program", "jit"]
+__all__ = ["CaptureError", "JitFunction", "Live", "MismatchError", "Program", "jit", "register_pytree"]
 
 
 class _JitModule(types.ModuleType):
     """This package is what ``minidl.jit`` names, so it can be called like the decorator that it holds."""
 
-    def __call__(self, function: Callable[..., Any]) -> JitFunction:
-        return jit(function)
+    def __call__(self, function: Callable[..., Any], **options: Any) -> JitFunction:
+        return jit(function, **options)
 
 
 _JitModule.__call__.__doc__ = jit.__doc__

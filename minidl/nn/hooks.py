@@ -10,6 +10,7 @@ import numpy as np
 from minidl.core.hooks import HookHandle
 from minidl.core.primitive import primitive
 from minidl.core.tensor import Tensor, as_tensor
+from minidl.core.trace import world
 
 
 class Hooks:
@@ -25,7 +26,17 @@ class Hooks:
         hooks = getattr(self, kind)
         handle = HookHandle(hooks)
         hooks[handle] = hook
+        world.version += 1
         return handle
+
+    def functions(self) -> list[Callable]:
+        """All hooks, in the order of their kinds."""
+        plain = [f for f, _ in (*self.pre.values(), *self.forward.values())]
+        return [*plain, *self.backward.values()]
+
+    def state(self) -> tuple:
+        """Which hooks there are: the same as long as none is added or removed."""
+        return tuple(tuple(map(id, hooks)) for hooks in (self.pre, self.forward, self.backward))
 
     def run(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """``module.forward(*args, **kwargs)`` with the hooks before, around and after it."""

@@ -11,7 +11,7 @@ from minidl.core.dtypes import bfloat16, is_dtype_name, is_floating
 from minidl.core.hooks import HookHandle
 from minidl.core.registry import to_numpy
 from minidl.core.tensor import Tensor, array_of, as_tensor
-from minidl.core.trace import guard
+from minidl.core.trace import refuse, touch, world
 from minidl.nn.hooks import Hooks
 from minidl.nn.summary import Summary, summary
 
@@ -21,6 +21,8 @@ class Parameter(Tensor):
 
     ``Parameter(data, requires_grad=True)`` takes what :func:`minidl.as_tensor` takes and shares an array's memory.
     """
+
+    _is_parameter = True
 
     def __init__(self, data: Any = (), requires_grad: bool = True) -> None:
         self.array, self.requires_grad, self._node = array_of(data), False, None
@@ -56,6 +58,7 @@ class Module:
     were first assigned. Other state, such as running statistics, is declared with :meth:`register_buffer`.
     """
 
+    _is_module = True
     #: whether layers such as dropout behave as in training; set with train() and eval()
     training = True
     # buffer names, each with whether it is part of the state_dict
@@ -67,7 +70,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        guard(lambda: self.training)
+        touch(self)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         return self._hooks.run(self, args, kwargs)
@@ -83,10 +86,17 @@ class Module:
             raise TypeError(
                 f"{type(self).__name__}.{name} is a buffer: expected a Tensor or None, got {type(value).__name__}"
             )
+        refuse(
+            f"assigning {type(self).__name__}.{name}",
+            "return the new value from the step, or keep it in a buffer and change that in place (buffer.assign_(...))",
+        )
         object.__setattr__(self, name, value)
+        world.version += 1
 
     def __delattr__(self, name: str) -> None:
+        refuse(f"deleting {type(self).__name__}.{name}", "do so outside of the step")
         object.__delattr__(self, name)
+        world.version += 1
         if name in self._buffers:
             del self._buffers[name]  # type: ignore[attr-defined]
 
@@ -111,6 +121,7 @@ class Module:
         if "_buffers" not in self.__dict__:
             object.__setattr__(self, "_buffers", {})
         self._buffers[name] = persistent  # type: ignore[index]
+        world.version += 1
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """``self.name = parameter``, for a name known only at run time.

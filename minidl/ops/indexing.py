@@ -60,7 +60,12 @@ def fill(template: tuple, arrays: Any) -> tuple:
     return tuple(_checked(arrays[p.position]) if isinstance(p, Slot) else p for p in template)
 
 
-@primitive(name="getitem", view=True, linear_in=("x",))
+def _by_mask(arrays, params):
+    """Is some index a boolean mask?"""
+    return any(getattr(getattr(a, "dtype", None), "kind", "") == "b" for a in arrays[1:])
+
+
+@primitive(name="getitem", view=True, linear_in=("x",), dynamic=_by_mask)
 def _getitem(x, *arrays, index):
     """``x[index]``, where each Slot in the template ``index`` stands for one of ``arrays``."""
     try:
@@ -69,7 +74,12 @@ def _getitem(x, *arrays, index):
         raise IndexError(f"index: {error} (tensor of shape {tuple(x.shape)})") from None
 
 
-@primitive(name="setitem", promote=None)
+def _several_by_mask(arrays, params):
+    """Is some index a boolean mask, and are there values for each place?"""
+    return any(getattr(getattr(a, "dtype", None), "kind", "") == "b" for a in arrays[2:]) and np.ndim(arrays[1]) > 0
+
+
+@primitive(name="setitem", promote=None, dynamic=_several_by_mask)
 def _setitem(x, value, *arrays, index):
     """A copy of ``x`` in which ``x[index]`` is ``value`` (broadcast)."""
     out = x.copy()
@@ -224,7 +234,7 @@ def one_hot(index, *, num_classes, dtype=np.int64):
     return (index[..., None] == xp.arange(num_classes)).astype(dtype)
 
 
-@primitive(differentiable=False)
+@primitive(differentiable=False, dynamic=True)
 def nonzero(x):
     """Indices of the elements that are not zero, shape (count, ndim), as PyTorch has it."""
     xp = namespace(x)

@@ -17,7 +17,7 @@ from minidl.core.context import current
 from minidl.core.dispatch import binary, unary
 from minidl.core.dtypes import is_dtype_name
 from minidl.core.graph import Traced
-from minidl.core.registry import load
+from minidl.core.registry import backend_of, load
 from minidl.core.spelling import both_spellings
 from minidl.core.tensor import Tensor
 
@@ -199,7 +199,10 @@ class Methods(Traced):
         if isinstance(target, str):
             from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)
             if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not is_dtype_name(target):
-                array = load(from_name).asarray(self.array)
+                home = load(from_name)
+                if home.array_type is backend_of(self.array).array_type:
+                    return self
+                array = home.asarray(self.array)
                 if array is self.array:
                     return self
                 t = Tensor._from_node(array, None, 0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from minidl.core.registry import backend_of, to_numpy
+from minidl.core.registry import backend_of, primitives, to_numpy
 from minidl.core.tensor import Tensor
+from minidl.core.trace import guard, live, replaced
 from minidl.ops.optimizer import ema_update
 
 
@@ -71,14 +73,28 @@ class ExponentialMovingAverage:
 
     def update(self) -> None:
         """Update the average with the current weights."""
+        decay = live(self._next_decay, (lambda: self.num_updates, self._set_num_updates))
+        tensors = self._tensors()
+        guard(lambda: tuple(map(id, self._tensors().values())))
+        for name, t in tensors.items():
+            old = self.shadow[name]
+            new = ema_update(old, t.array, decay) if t.dtype.kind in "fV" else primitives["copy"](t.array)
+            self.shadow[name] = new
+            replaced(old, new, functools.partial(self._shadow, name), functools.partial(self._put, name))
+
+    def _next_decay(self) -> float:
         self.num_updates += 1
         n = self.num_updates
-        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        for name, t in self._tensors().items():
-            if t.dtype.kind in "fV":
-                self.shadow[name] = ema_update(self.shadow[name], t.array, decay)
-            else:
-                self.shadow[name] = t.array.copy()
+        return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+
+    def _set_num_updates(self, n: int) -> None:
+        self.num_updates = n
+
+    def _shadow(self, name: str) -> Any:
+        return self.shadow[name]
+
+    def _put(self, name: str, array: Any) -> None:
+        self.shadow[name] = array
 
     def copy_to(self) -> None:
         """Overwrite the weights with their average."""

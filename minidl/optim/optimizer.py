@@ -13,7 +13,7 @@ from minidl.core.dtypes import accumulator
 from minidl.core.primitive import Primitive
 from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.core.tensor import Tensor
-from minidl.core.trace import capturing, guard, live, replaced
+from minidl.core.trace import capturing, guard, live, replaced, spent
 from minidl.ops import zeros_like
 from minidl.optim.options import HasOptions
 
@@ -140,8 +140,10 @@ class Optimizer(HasOptions):
         """Set the gradients to None, or to zeros if ``set_to_none`` is false."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
-                    p.grad = None if set_to_none else zeros_like(p.grad.detach())
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad = zeros_like(p.grad.detach())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
@@ -152,20 +154,21 @@ class Optimizer(HasOptions):
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        guard(lambda: tuple(map(id, self.param_groups)))
         for group in self.param_groups:
             self._step_group(group)
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
         rule = self.rule(group)
-        guard(lambda: self.rule(group))
+        guard(lambda: (self.rule(group), tuple(map(id, group["params"]))))
         update, required, optional, constants = rule
         names = (*required, *(n for n in optional if n is not None))
         counted = "step" in update.inputs
         watched = capturing()
         lr = live(lambda: group["lr"])
         for p in group["params"]:
-            grad = p.grad
+            grad = p.grad if watched else p._grad
             if grad is None:
                 continue
             try:
@@ -176,7 +179,11 @@ class Optimizer(HasOptions):
                 state = self._make_state(p, names, group)
                 arrays = [state[n] for n in required]
                 more = [n and state[n] for n in optional]
-            step = live(functools.partial(self._count, p)) if watched else self._count(p)
+            if watched:
+                spent(p)
+                step = live(functools.partial(self._count, p), self._counter(p))
+            else:
+                step = self._count(p)
             scalars = (lr, step) if counted else (lr,)
             before = [state[n] for n in names] if watched else ()
             new, *arrays = update(p.array, grad.array, *arrays, *scalars, *more, **constants)
@@ -201,6 +208,10 @@ class Optimizer(HasOptions):
         state = self.state[p]
         state["step"] += 1
         return state["step"]
+
+    def _counter(self, p: Tensor) -> tuple[Callable[[], int], Callable[[int], None]]:
+        """How to look at the count of ``p``'s updates, and to set it."""
+        return lambda: self.state[p]["step"], lambda n: self.state[p].update(step=n)
 
     def _get(self, p: Tensor, name: str) -> Any:
         return self.state[p][name]

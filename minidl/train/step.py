@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minidl.core.tensor import as_tensor
+from minidl.core.trace import guard
 from minidl.jit import jit as captured
 from minidl.optim import clip_grad_norm_, clip_grad_value_
 from minidl.train.finite import check_batch_loss
@@ -68,7 +69,7 @@ class CapturedStep(EagerStep):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self.captured = captured(self.whole)
+        self.captured = captured(self.whole, also=(trainer.loss, trainer.model))
 
     def __call__(self, group: list) -> None:
         """Train on a group of one batch."""
@@ -80,6 +81,7 @@ class CapturedStep(EagerStep):
     def whole(self, batch: Any, carried: Any) -> tuple[Any, Any, Any]:
         """What is captured: everything from the batch to the update, with the carried state passed in and out."""
         trainer = self.trainer
+        guard(lambda: (trainer.grad_clip_norm, trainer.grad_clip_value))
         trainer.carried = carried
         trainer.optimizer.zero_grad()
         loss, output, _ = trainer.compute(batch)

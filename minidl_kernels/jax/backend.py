@@ -62,6 +62,12 @@ class JaxBackend(Backend):
             "version": jax.__version__,
         }
 
+    def compiled_for(self) -> Any:
+        """The mesh in force."""
+        from minidl_kernels.jax.mesh import active_mesh
+
+        return active_mesh()
+
     def compile(self, program: Any) -> Any:
         """One ``jax.jit`` function for a captured program; see :mod:`minidl_kernels.jax.program`."""
         from minidl_kernels.jax.program import LoweredProgram

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from minidl.core.trace import refuse
 from minidl.optim.optimizer import Optimizer
 
 
@@ -72,6 +73,7 @@ class LRScheduler:
 
     def step(self) -> None:
         """Advance one step along the curve."""
+        refuse("a scheduler's step()", "call it after the step")
         self.last_epoch += 1
         self._set(self.get_lr())
 

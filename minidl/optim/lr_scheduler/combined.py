@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from minidl.core.trace import refuse
 from minidl.optim.lr_scheduler.base import LRScheduler
 from minidl.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from minidl.optim.optimizer import Optimizer
@@ -61,6 +62,7 @@ class SequentialLR(_Composite):
         self._start(self._schedulers[bisect_right(self.milestones, 0)])
 
     def step(self) -> None:
+        refuse("a scheduler's step()", "call it after the step")
         self.last_epoch += 1
         i = bisect_right(self.milestones, self.last_epoch)
         if i > 0 and self.milestones[i - 1] == self.last_epoch:
@@ -81,6 +83,7 @@ class ChainedScheduler(_Composite):
             s.begin()
 
     def step(self) -> None:
+        refuse("a scheduler's step()", "call it after the step")
         self.last_epoch += 1
         for s in self._schedulers:
             s.step()

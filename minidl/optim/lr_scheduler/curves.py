@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from minidl.core.trace import refuse
 from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
 from minidl.ranges import Range, at_least, finite, fraction, whole
@@ -163,6 +164,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     closed_form = get_lr
 
     def step(self, epoch: float | None = None) -> None:
+        refuse("a scheduler's step()", "call it after the step")
         if epoch is not None and epoch < 0:
             raise ValueError(f"CosineAnnealingWarmRestarts: epoch must be at least 0, got {epoch}")
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch  # type: ignore[assignment]  # a fraction

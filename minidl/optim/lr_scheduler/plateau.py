@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from minidl.core.trace import refuse
 from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
 from minidl.ranges import at_least, below_one, one_of, whole
@@ -62,6 +63,7 @@ class ReduceLROnPlateau(LRScheduler):
         return value > bound if self.mode == "max" else value < bound
 
     def step(self, metrics: Any) -> None:  # type: ignore[override]
+        refuse("a scheduler's step()", "call it after the step")
         value = float(metrics)
         self.last_epoch += 1
         if self.is_better(value):

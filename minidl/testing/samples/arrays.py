@@ -320,6 +320,46 @@ def _random_bits(rng: np.random.Generator) -> Iterator[Sample]:
         yield (), {"key": key, "offset": offset, "size": size}
 
 
+_PLACES = ((0, 0), (12345678901234567890, 3), (7, 2**33))
+
+
+@samples("random_uniform")
+def _random_uniform(rng: np.random.Generator) -> Iterator[Sample]:
+    for key, offset in _PLACES:
+        for shape, low, high, dtype in (
+            ((3, 4), 0.0, 1.0, "float32"),
+            ((0, 2), -1.0, 3.0, "float64"),
+            ((), 2.0, 5.0, "float64"),
+        ):
+            yield (), {"key": key, "offset": offset, "shape": shape, "low": low, "high": high, "dtype": dtype}
+    yield (), {"key": 5, "offset": 1, "shape": (100_000,)}
+
+
+@samples("random_normal")
+def _random_normal(rng: np.random.Generator) -> Iterator[Sample]:
+    for key, offset in _PLACES:
+        for shape, mean, std, dtype in (
+            ((3, 5), 0.0, 1.0, "float32"),
+            ((0, 2), 1.0, 3.0, "float64"),
+            ((), 2.0, 0.0, "float64"),
+        ):
+            yield (), {"key": key, "offset": offset, "shape": shape, "mean": mean, "std": std, "dtype": dtype}
+
+
+@samples("random_integers")
+def _random_integers(rng: np.random.Generator) -> Iterator[Sample]:
+    for key, offset in _PLACES:
+        for shape, low, high in (((3, 5), 0, 10), ((0,), -3, 3), ((), 0, 1), ((7,), -(2**62), 2**62)):
+            yield (), {"key": key, "offset": offset, "shape": shape, "low": low, "high": high}
+
+
+@samples("random_permutation")
+def _random_permutation(rng: np.random.Generator) -> Iterator[Sample]:
+    for key, offset in _PLACES:
+        for n in (0, 1, 17):
+            yield (), {"key": key, "offset": offset, "n": n}
+
+
 @samples("keyed_dropout")
 def _dropout(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, p in (((3, 4), 0.5), ((2, 3), 0.0), ((2, 3), 1.0), ((), 0.3), ((0, 3), 0.5)):

@@ -78,7 +78,7 @@ def test_mesh_uses_all_devices_and_refuses_odd_batches():
         with minidl.use_backend("jax"), use_mesh(8):
             double = minidl.jit(lambda x: (x * 2).sum())
             double(np.ones((16, 2), np.float32))
-            ((_, _, lowered),), = double._cache.values()
+            lowered = double.entries[0].run
             x = jax.device_put(np.ones((16, 2), np.float32), lowered.splits[0])
             spread = len(x.sharding.device_set), x.addressable_shards[0].data.shape
             total = double(np.ones((16, 2), np.float32)).item()

@@ -31,7 +31,7 @@ def declare():
 
 def compiled(jitted):
     """What the numba backend made of the only program."""
-    ((_, _, found),) = next(iter(jitted._cache.values()))
+    found = jitted.entries[0].run
     return found
 
 
@@ -124,12 +124,12 @@ def test_live_numbers_stay_live(declare):
     def scaled(x, factor):
         return x * factor + factor
 
-    rate = [2]
+    rate = np.array([2])  # a list would be watched, and the step captured anew
     x = np.arange(3, dtype=np.float32)
     with minidl.use_backend("numba"):
         from minidl.core.trace import live
 
-        jitted = minidl.jit(lambda x: scaled(x, live(lambda: rate[0] * 0.5)) + 1)
+        jitted = minidl.jit(lambda x: scaled(x, live(lambda: float(rate[0]) * 0.5)) + 1)
         for _ in range(3):
             rate[0] += 1
             np.testing.assert_allclose(jitted(x).numpy(), (x + 1) * rate[0] * 0.5 + 1)

@@ -142,6 +142,6 @@ def test_a_captured_step_updates_all_at_once(make, apart, rng):
         run, groups = train(True)
         for a, b in zip(*found):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-        ((_, _, compiled),) = next(iter(run._cache.values()))
+        compiled = run.entries[0].run
         updates = [c for c in compiled.calls if "_end_updates" in getattr(c, "__qualname__", "")]
         assert len(updates) == groups

@@ -269,18 +269,19 @@ def cross_entropy_grad(
     g, logits, target, top, logsum, total, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"
 ):
     """d loss / d logits = softmax(logits) sum(q) - q with q the target distribution: each entry's weight at its class
-    and, with label smoothing, a share of every class's weight."""
+    and, with label smoothing, a share of every class's weight. Without, that is (softmax(logits) - hit) times the
+    weight, with hit 1 at the target and 0 elsewhere: written so, an infinite weight meets no 0 of another class."""
     axis = min(1, logits.ndim - 1)
     safe, each = class_weights(target, weight, ignore_index, logits.dtype)
     hit = moveaxis(one_hot(safe, num_classes=logits.shape[axis], dtype=logits.dtype), -1, axis)
-    q = hit * unsqueeze(each, axis)
-    if label_smoothing:
-        counted = astype(unsqueeze(not_equal(target, ignore_index), axis), dtype=logits.dtype)
-        share = label_smoothing / logits.shape[axis]
-        q = (1 - label_smoothing) * q + share * _per_class(weight, logits, axis) * counted
     p = exp(logits - top - logsum)
     g = where(total == 0, 0.0, g / total) if reduction == "mean" else g
+    if not label_smoothing:
+        return (p - hit) * unsqueeze(g * each, axis)
     g = g if g.ndim == 0 else unsqueeze(g, axis)
+    counted = astype(unsqueeze(not_equal(target, ignore_index), axis), dtype=logits.dtype)
+    share = label_smoothing / logits.shape[axis]
+    q = (1 - label_smoothing) * hit * unsqueeze(each, axis) + share * _per_class(weight, logits, axis) * counted
     return (p * sum(q, axis=axis, keepdims=True) - q) * g
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.dtypes import accumulator
 from minidl.core.registry import namespace
+from minidl.ops import primitives
 
 #: how an array may lie in memory, the simplest first; ``broadcast`` has stride 0 and, in NumPy, is read-only
 LAYOUTS = ("C", "offset", "F", "reversed", "strided", "broadcast")
@@ -79,10 +81,14 @@ class Case:
         return Case(self.primitive, args, self.params, self.layouts)
 
     def cast(self, dtype: Any) -> Case:
-        """The same call with every floating-point array in ``dtype``."""
-        return self.with_args(
-            [a.astype(dtype) if isinstance(a, np.ndarray) and is_float(a.dtype) else a for a in self.args]
-        )
+        """The same call with every floating-point array in ``dtype``; in float32 where that is a half precision and the
+        array an optimizer's state (donated, and returned as float32)."""
+        prim = primitives[self.primitive]
+        args = list(self.args)
+        for i in self.floats:
+            wide = i < len(prim.inputs) and prim.inputs[i] in prim.donated[1:]
+            args[i] = args[i].astype(accumulator(np.dtype(dtype)) if wide else dtype)
+        return self.with_args(args)
 
     @property
     def arrays(self) -> list[np.ndarray]:

@@ -16,18 +16,21 @@ compiles a file for the dtype in use when it is first needed, a few seconds once
 Matrix products, and convolutions turned into them, are cuBLAS's. All other kernels are written to be read, and to give
 the same bits in every run: no atomics, sums in a fixed order.
 
-Without a GPU, ``pytest tests/kernels/test_cupy_*.py`` compiles every kernel for compute capability 7.0 (and, with
+Without a GPU, ``pytest tests/minidl_kernels/cupy`` compiles every kernel for compute capability 7.0 (and, with
 bfloat16, for 8.0 and 9.0; where NVRTC or nvcc is installed), and runs one of each kind (with ``-m slow`` all)
-compiled as C++ for the host (where g++ is), thread by thread, through the conformance suite. That is how they have
-been checked so far: **no kernel has run on a GPU yet**. Where there is one, ``pytest -m gpu`` runs the suite on it.
+compiled as C++ for the host (where g++ is), thread by thread, through the conformance suite. Where there is a GPU,
+``pytest -m gpu`` runs the suite on it (last on an H200), and ``python -m benchmarks.gpu_steps`` times training steps
+beside PyTorch's.
 
-What is left to gain: attention uses no tensor cores (matrix products do), convolutions write their columns to memory,
-and batch normalization gives a channel only one block of threads.
+What is left to gain: attention uses no tensor cores (matrix products do), and convolutions write their columns to
+memory.
 
 Half precision
 --------------
 Arrays may be float16, or bfloat16 (package ``ml_dtypes``, CuPy 14): values are stored so, and every kernel computes and
-adds up in float32. Gradients in float16 underflow unless the loss is scaled: see :class:`minidl.optim.GradScaler`.
+adds up in float32. What a formula keeps for its gradient, and optimizers' states, stay float32 (``Acc<T>`` in the
+sources); LSTM and GRU are widened as a whole. Gradients in float16 underflow unless the loss is scaled: see
+:class:`minidl.optim.GradScaler`.
 
 Memory and streams
 ------------------

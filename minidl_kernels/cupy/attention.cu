@@ -150,10 +150,10 @@ template <typename Op, typename A> __device__ inline A reduce_row(A x) {
 // -inf is the maximum of a row of which nothing is visible; 0 in its place keeps exp(s - maximum) from being NaN.
 template <typename A> __device__ inline A shift_for(A top) { return top == -infinity<A>() ? A(0) : top; }
 
-// out = softmax(scores) v and lse, the log of the sum of the exponentials of each row; exact_lse is that before it is
-// rounded to T. A block has QUERIES, and goes through the keys with a running maximum and sum. Null: not wanted.
+// out = softmax(scores) v and lse, the log of the sum of the exponentials of each row. A block has QUERIES, and goes
+// through the keys with a running maximum and sum.
 template <typename T, bool Wide>
-__global__ void attention(const T* q, const T* k, const T* v, T* out, T* lse, Acc<T>* exact_lse, ATTENTION_PARAMETERS) {
+__global__ void attention(const T* q, const T* k, const T* v, T* out, Acc<T>* lse, ATTENTION_PARAMETERS) {
     using A = Acc<T>;
     using Size = Tiling<T, Wide>;
     constexpr int QUERIES = Size::QUERIES, KEYS = Size::KEYS, WIDTH = Size::WIDTH, R = QUERIES / 16, C = Size::C;
@@ -199,7 +199,6 @@ __global__ void attention(const T* q, const T* k, const T* v, T* out, T* lse, Ac
             for (int c = 0; c < C; ++c) acc[r][c] *= correction;
             top[r] = new_top;
         }
-        if (!out) continue;
         __syncthreads();  // everybody is done with the keys; the values take their place
         load_tile<KEYS, WIDTH>(kv_tile, v, first_s, S, EV);
         __syncthreads();
@@ -212,25 +211,21 @@ __global__ void attention(const T* q, const T* k, const T* v, T* out, T* lse, Ac
         const bool empty = total[r] == 0;
         for (int c = 0; c < C; ++c) {
             const int e = column_of<A>(c);
-            if (out && e < EV) out[row * EV + e] = narrow<T>(acc[r][c] / (empty ? A(1) : total[r]));
+            if (e < EV) out[row * EV + e] = narrow<T>(acc[r][c] / (empty ? A(1) : total[r]));
         }
-        if (tx == 0) {
-            const A value = empty ? -infinity<A>() : log(total[r]) + shift_for(top[r]);
-            if (lse) lse[row] = narrow<T>(value);
-            if (exact_lse) exact_lse[row] = value;
-        }
+        if (tx == 0) lse[row] = empty ? -infinity<A>() : log(total[r]) + shift_for(top[r]);
     }
 }
 
 // What the gradient of the scores needs of each row: delta = sum(g out) - g_lse. One warp per row.
 template <typename T>
-__global__ void attention_delta(const T* g, const T* out, const T* g_lse, int rows, int EV, Acc<T>* delta) {
+__global__ void attention_delta(const T* g, const T* out, const Acc<T>* g_lse, int rows, int EV, Acc<T>* delta) {
     const int row = row_of_team();
     if (row >= rows) return;
     Acc<T> sum = 0;
     for (int e = threadIdx.x; e < EV; e += 32) sum += widen(g[(size_t)row * EV + e]) * widen(out[(size_t)row * EV + e]);
     sum = sum_team(sum);
-    if (threadIdx.x == 0) delta[row] = sum - widen(g_lse[row]);
+    if (threadIdx.x == 0) delta[row] = sum - g_lse[row];
 }
 
 // Probability of key s for query l, made again from lse; what dropout leaves of it; and the gradient of the score.

@@ -10,7 +10,8 @@ import numpy as np
 
 from minidl_kernels.cupy.source import TYPES, expressions, options, source, specialized
 
-#: what kernels are registered with; they serve bfloat16, too, and keep it where some references go on in float32
+#: what kernels are registered with; those for float16 serve bfloat16, too. With half precision, a kernel rounds the
+#: outputs that the primitive's ``half`` names, and returns (and takes) the others in float32, the accumulation type
 FLOATS = ("float32", "float64", "float16")
 #: elements beyond which an int no longer counts them safely
 MOST = 1 << 30
@@ -92,8 +93,24 @@ def contiguous(*arrays: Any) -> Any:
     return made if len(made) > 1 else made[0]
 
 
+def wide(*arrays: Any) -> Any:
+    """The arrays in C order and in the dtype that kernels compute in, ``Acc<T>`` in the sources: only half precisions
+    are converted. None stays None."""
+    made = tuple(
+        a if a is None or a.dtype == (acc := accumulation(a.dtype)) else a.astype(acc, order="C") for a in arrays
+    )
+    return contiguous(*made)
+
+
 def floats(first: Any, *others: Any) -> bool:
     """Arrays of one floating-point dtype that there are kernels for, the first not empty; None does not count."""
     if not isinstance(first, cupy.ndarray) or names[first.dtype] not in TYPES or not 0 < first.size <= MOST:
         return False
     return all(a is None or (isinstance(a, cupy.ndarray) and a.dtype == first.dtype) for a in others)
+
+
+def kept(first: Any, *others: Any) -> bool:
+    """Are the others what may be kept beside ``first``: arrays of its dtype or of the one that kernels compute in, such
+    as optimizers' states beside parameters of half precision? :func:`wide` makes of either what kernels take."""
+    dtypes = (first.dtype, accumulation(first.dtype))
+    return all(a is None or (isinstance(a, cupy.ndarray) and a.dtype in dtypes) for a in others)

@@ -1,5 +1,6 @@
 // Cross-entropy with class indices: logits (rows, classes), one team of threads per row. Formulas and names are those
-// of minidl/ops/loss.py. weight (classes,) may be null. A target that is neither a class nor ignore_index gives NaN:
+// of minidl/ops/loss.py. weight (classes,) may be null. Logits, their gradient and the loss are of type T, all else of
+// type Acc<T>. A target that is neither a class nor ignore_index gives NaN:
 // a kernel cannot raise an error.
 
 #include "softmax.cuh"
@@ -7,19 +8,19 @@
 // The class of a row, and the weight of that class; an ignored row counts as class 0 with weight 0.
 template <typename A> struct Target { int at; A weight; bool ignored, valid; };
 
-template <typename T>
-__device__ inline Target<Acc<T>> read_target(long long target, const T* weight, int classes, long long ignore_index) {
+template <typename A>
+__device__ inline Target<A> read_target(long long target, const A* weight, int classes, long long ignore_index) {
     const bool ignored = target == ignore_index;
     const bool valid = ignored || (target >= 0 && target < classes);
     const int at = ignored || !valid ? 0 : (int)target;
-    const Acc<T> of_class = weight ? widen(weight[at]) : Acc<T>(1);
+    const A of_class = weight ? weight[at] : A(1);
     return {at, ignored ? 0 * of_class : of_class, ignored, valid};
 }
 
 template <typename T>
 __global__ void cross_entropy_rows(
-    const T* x, const long long* target, const T* weight, int rows, int classes, Acc<T> smoothing,
-    long long ignore_index, Acc<T>* loss, Acc<T>* weight_of_row, T* top, T* logsum
+    const T* x, const long long* target, const Acc<T>* weight, int rows, int classes, Acc<T> smoothing,
+    long long ignore_index, Acc<T>* loss, Acc<T>* weight_of_row, Acc<T>* top, Acc<T>* logsum
 ) {
     using A = Acc<T>;
     const int row = row_of_team();
@@ -30,7 +31,7 @@ __global__ void cross_entropy_rows(
     A spread = 0;  // what label smoothing adds: the loss of every class, weighted
     if (smoothing != 0) {
         for (int j = threadIdx.x; j < classes; j += blockDim.x) {
-            spread += (log_total - (widen(x[j]) - total.top)) * (weight ? widen(weight[j]) : A(1));
+            spread += (log_total - (widen(x[j]) - total.top)) * (weight ? weight[j] : A(1));
         }
         spread = sum_team(spread);
     }
@@ -40,8 +41,8 @@ __global__ void cross_entropy_rows(
         if (smoothing != 0) value = (1 - smoothing) * value + smoothing / classes * (t.ignored ? A(0) : spread);
         loss[row] = t.valid ? value : not_a_number<A>();
         weight_of_row[row] = t.weight;
-        top[row] = narrow<T>(total.top);
-        logsum[row] = narrow<T>(log_total);
+        top[row] = total.top;
+        logsum[row] = log_total;
     }
 }
 
@@ -68,8 +69,8 @@ __global__ void cross_entropy_total(
 // or only one; it is divided by *total if that is given, and 0 if that is 0.
 template <typename T>
 __global__ void cross_entropy_grad(
-    const T* g, bool g_per_row, const Acc<T>* total, const T* x, const long long* target, const T* top, const T* logsum,
-    const T* weight, int rows, int classes, Acc<T> smoothing, long long ignore_index, T* dx
+    const Acc<T>* g, bool g_per_row, const Acc<T>* total, const T* x, const long long* target, const Acc<T>* top,
+    const Acc<T>* logsum, const Acc<T>* weight, int rows, int classes, Acc<T> smoothing, long long ignore_index, T* dx
 ) {
     using A = Acc<T>;
     const int row = row_of_team();
@@ -77,9 +78,9 @@ __global__ void cross_entropy_grad(
     x += (size_t)row * classes;
     dx += (size_t)row * classes;
     const Target<A> t = read_target(target[row], weight, classes, ignore_index);
-    const A given = total && *total == 0 ? A(0) : widen(g[g_per_row ? row : 0]) / (total ? *total : A(1));
+    const A given = total && *total == 0 ? A(0) : g[g_per_row ? row : 0] / (total ? *total : A(1));
     const A scale = t.valid ? given : not_a_number<A>();
-    const A row_top = widen(top[row]), row_logsum = widen(logsum[row]);
+    const A row_top = top[row], row_logsum = logsum[row];
     if (smoothing == 0) {
         for (int j = threadIdx.x; j < classes; j += blockDim.x) {
             const A p = exp(widen(x[j]) - row_top - row_logsum);
@@ -90,12 +91,12 @@ __global__ void cross_entropy_grad(
     const A even = t.ignored ? A(0) : smoothing / classes, kept = (1 - smoothing) * t.weight;
     A sum_q = 0;
     for (int j = threadIdx.x; j < classes; j += blockDim.x) {
-        sum_q += kept * A(j == t.at) + even * (weight ? widen(weight[j]) : A(1));
+        sum_q += kept * A(j == t.at) + even * (weight ? weight[j] : A(1));
     }
     sum_q = sum_team(sum_q);
     for (int j = threadIdx.x; j < classes; j += blockDim.x) {
         const A p = exp(widen(x[j]) - row_top - row_logsum);
-        const A q = kept * A(j == t.at) + even * (weight ? widen(weight[j]) : A(1));
+        const A q = kept * A(j == t.at) + even * (weight ? weight[j] : A(1));
         dx[j] = narrow<T>((p * sum_q - q) * scale);
     }
 }

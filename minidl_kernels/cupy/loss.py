@@ -8,19 +8,26 @@ import cupy
 import numpy as np
 
 from minidl.backend import kernel
-from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, launch, over_rows
+from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, kept, launch, over_rows, wide
 
 
 def _indices(logits: Any, target: Any, weight: Any = None, **params: Any) -> bool:
     """floating-point logits, not empty; integer classes. A class that is out of range makes the loss NaN"""
-    return floats(logits) and logits.ndim > 0 and isinstance(target, cupy.ndarray) and target.dtype.kind in "iu"
+    weighs = weight is None or weight.dtype == logits.dtype or weight.dtype.itemsize > 2
+    return (
+        floats(logits)
+        and logits.ndim > 0
+        and isinstance(target, cupy.ndarray)
+        and target.dtype.kind in "iu"
+        and weighs  # (a half precision's weight would round the loss of wider logits)
+    )
 
 
 def _indices_grad(
     g: Any, logits: Any, target: Any, top: Any, logsum: Any, total: Any, weight: Any = None, **params: Any
 ) -> bool:
     """floating-point logits, not empty; integer classes"""
-    return _indices(logits, target) and floats(logits, top, logsum) and total.dtype == accumulation(logits.dtype)
+    return _indices(logits, target, weight) and kept(logits, g, top, logsum, total)
 
 
 def _rows(logits: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
@@ -28,7 +35,7 @@ def _rows(logits: Any, target: Any, weight: Any) -> tuple[Any, Any, Any]:
     classes_last = cupy.moveaxis(logits, min(1, logits.ndim - 1), -1)
     target = contiguous(target.astype(np.int64, copy=False))
     if weight is not None:
-        weight = contiguous(weight.astype(logits.dtype, copy=False))
+        weight = contiguous(weight.astype(accumulation(logits.dtype), copy=False))
     return contiguous(classes_last), target, weight
 
 
@@ -39,17 +46,17 @@ def cross_entropy(
 ) -> tuple[Any, ...]:  # fmt: skip
     x, target, weight = _rows(logits, target, weight)
     dtype, classes = x.dtype, x.shape[-1]
-    n = x.size // classes
+    acc, n = accumulation(dtype), x.size // classes
     axis = min(1, logits.ndim - 1)
-    kept = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
-    top, logsum = cupy.empty(kept, dtype), cupy.empty(kept, dtype)
-    losses, weights = (cupy.empty(n, accumulation(dtype)) for _ in range(2))
+    per_entry = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
+    top, logsum = cupy.empty(per_entry, acc), cupy.empty(per_entry, acc)
+    losses, weights = cupy.empty(n, acc), cupy.empty(n, acc)
     launch(
         "loss", "cross_entropy_rows<T>", dtype, *over_rows(n, classes), x, target, weight, n, classes,
         float(label_smoothing), np.int64(ignore_index), losses, weights, top, logsum,
     )  # fmt: skip
     reduced = None if reduction == "none" else cupy.empty((), dtype)
-    total = cupy.empty((), accumulation(dtype))
+    total = cupy.empty((), acc)
     launch(
         "loss", "cross_entropy_total<T>", dtype, (1,), (256, 1), losses, weights, n, reduction == "mean", reduced, total
     )
@@ -66,7 +73,7 @@ def cross_entropy_grad(
     x, target, weight = _rows(logits, target, weight)
     dtype, classes = x.dtype, x.shape[-1]
     n = x.size // classes
-    g, top, logsum = contiguous(cupy.asarray(g, dtype), top, logsum)
+    g, top, logsum, total = wide(g, top, logsum, total)
     dx = cupy.empty(x.shape, dtype)
     launch(
         "loss", "cross_entropy_grad<T>", dtype, *over_rows(n, classes), g, g.size > 1,

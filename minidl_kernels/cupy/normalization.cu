@@ -1,6 +1,6 @@
 // Layer, root-mean-square and batch normalization, forward and backward; formulas as in minidl/ops/normalization.py.
 // Mean and variance are taken in two passes, which does not cancel as the mean of squares less the square of the mean
-// would. weight and bias may be null. Statistics and the gradients of weight and bias are of type Acc<T>.
+// would. weight and bias may be null. Statistics are of type Acc<T>.
 
 #include "common.cuh"
 
@@ -229,7 +229,7 @@ template <typename T>
 __global__ void batch_norm_grad(
     const T* g, const Acc<T>* dmean, const Acc<T>* dvar, const T* x, const T* weight, const Acc<T>* mean,
     const Acc<T>* var, const Acc<T>* dweights, const Acc<T>* dbiases, int batch, int channels, int pixels, Acc<T> eps,
-    T* dx, Acc<T>* dweight, Acc<T>* dbias
+    T* dx, T* dweight, T* dbias
 ) {
     using A = Acc<T>;
     const int c = blockIdx.x, m = batch * pixels;
@@ -250,7 +250,7 @@ __global__ void batch_norm_grad(
         dx[at] = narrow<T>(scale * (widen(g[at]) - mean_g) + z * per_z + through_mean);
     });
     if (threadIdx.x == 0 && blockIdx.y == 0) {
-        dweight[c] = d.weight;
-        dbias[c] = d.bias;
+        dweight[c] = narrow<T>(d.weight);
+        dbias[c] = narrow<T>(d.bias);
     }
 }

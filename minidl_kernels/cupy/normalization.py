@@ -8,7 +8,7 @@ from typing import Any
 import cupy
 
 from minidl.backend import kernel
-from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, launch, over_rows
+from minidl_kernels.cupy.launch import FLOATS, accumulation, contiguous, floats, kept, launch, over_rows, wide
 
 # norm_rows_weight_grad: rows a block adds up, and at most how many blocks share a column
 _ROWS_PER_CHUNK, _MOST_CHUNKS = 256, 64
@@ -55,7 +55,8 @@ def _backward(centre: str, dout: Any, x: Any, weight: Any, normalized_shape: tup
         "normalization", "norm_rows_weight_grad<T>", x.dtype, (-(-n // 32), chunks), (32, 8),
         g, x, mean, rstd, rows, n, -(-rows // chunks), dweight, dbias,
     )  # fmt: skip
-    return dx, dweight.sum(axis=0).reshape(normalized_shape), dbias.sum(axis=0).reshape(normalized_shape)
+    sums = (a.sum(axis=0).astype(x.dtype, copy=False).reshape(normalized_shape) for a in (dweight, dbias))
+    return dx, *sums
 
 
 @kernel("layer_norm", backend="cupy", when=_same, dtypes=FLOATS, note="a team of threads per row")
@@ -107,9 +108,9 @@ def batch_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> t
     return y, mean, var
 
 
-def _batch_grad(dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, *others: Any, **params: Any) -> bool:
-    """floating-point arrays of one dtype, not empty"""
-    return floats(x, weight, dout)
+def _batch_grad(dout: Any, dmean: Any, dvar: Any, x: Any, weight: Any, mean: Any, var: Any, **params: Any) -> bool:
+    """floating-point arrays of one dtype (means and variances also in float32), not empty"""
+    return floats(x, weight, dout) and kept(x, dmean, dvar, mean, var)
 
 
 @kernel("batch_norm_backward", backend="cupy", when=_batch_grad, dtypes=FLOATS, note="some blocks per channel")
@@ -118,7 +119,7 @@ def batch_norm_backward(
 ) -> tuple[Any, ...]:
     g, x, weight = contiguous(dout, x, weight)
     acc = accumulation(x.dtype)
-    dmean, dvar, mean, var = contiguous(*(a.astype(acc, copy=False) for a in (dmean, dvar, mean, var)))
+    dmean, dvar, mean, var = wide(dmean, dvar, mean, var)
     blocks, sizes = _channels(x)
     dweights, dbiases = _of_parts(blocks, acc)
     if dweights is not None:
@@ -126,7 +127,7 @@ def batch_norm_backward(
             "normalization", "batch_norm_grad_parts<T>", x.dtype, blocks, (256, 1),
             g, x, mean, var, *sizes, float(eps), dweights, dbiases,
         )  # fmt: skip
-    dx, dweight, dbias = cupy.empty(x.shape, x.dtype), cupy.empty(blocks[0], acc), cupy.empty(blocks[0], acc)
+    dx, dweight, dbias = (cupy.empty(shape, x.dtype) for shape in (x.shape, blocks[0], blocks[0]))
     launch(
         "normalization", "batch_norm_grad<T>", x.dtype, blocks, (256, 1),
         g, dmean, dvar, x, weight, mean, var, dweights, dbiases, *sizes, float(eps), dx, dweight, dbias,

@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from minidl.backend import kernel
-from minidl_kernels.cupy.launch import FLOATS, MOST, contiguous, floats, launch, over_elements
+from minidl_kernels.cupy.launch import FLOATS, MOST, accumulation, contiguous, floats, launch, over_elements
 
 
 def _some(*, key: int, offset: int, size: int) -> bool:
@@ -34,7 +34,7 @@ def _drops(x: Any, *, p: float, key: int, offset: int) -> bool:
 def dropout(x: Any, *, p: float, key: int, offset: int) -> Any:
     x = contiguous(x)
     y = cupy.empty(x.shape, x.dtype)
-    scale = float(x.dtype.type(1 / (1 - p)))
+    scale = float(accumulation(x.dtype).type(1 / (1 - p)))
     launch(
         "random", "dropout<T>", x.dtype, *over_elements(x.size // 4 + 2),
         x, y, x.size, np.uint64(key), np.uint64(offset), np.uint32(round(p * (1 << 24))), scale,

@@ -1,4 +1,8 @@
-"""LSTM and GRU layers: cuBLAS for the products, and one kernel a time step for all that happens to the gates."""
+"""LSTM and GRU layers: cuBLAS for the products, and one kernel a time step for all that happens to the gates.
+
+Not for half precision: what goes from step to step, and what is kept for the gradient, must be float32, and cuBLAS
+would round products of halves before they are added up (to infinity from 65504 on). So it is widened as a whole.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,13 @@ import numpy as np
 
 from minidl.backend import kernel
 from minidl.ops.recurrent import active_steps, order
-from minidl_kernels.cupy.launch import FLOATS, contiguous, floats, launch, over_elements
+from minidl_kernels.cupy.launch import contiguous, floats, launch, over_elements
+
+_DTYPES = ("float32", "float64")
+
+
+def _whole(first: Any, *others: Any) -> bool:
+    return floats(first, *others) and first.dtype.itemsize >= 4
 
 
 def _project(x: Any, w: Any, bias: Any) -> Any:
@@ -47,11 +57,11 @@ def _ends(lengths: tuple | None) -> Any:
 
 
 def _lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, **params: Any) -> bool:
-    """floating-point arrays of one dtype, not empty; no projection"""
-    return w_hr is None and floats(x, h0, c0, w_ih, w_hh, b_ih, b_hh) and c0.size > 0
+    """float32 or float64 arrays, not empty; no projection"""
+    return w_hr is None and _whole(x, h0, c0, w_ih, w_hh, b_ih, b_hh) and c0.size > 0
 
 
-@kernel("lstm", backend="cupy", when=_lstm, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
+@kernel("lstm", backend="cupy", when=_lstm, dtypes=_DTYPES, note="cuBLAS, and one kernel per step")
 def lstm(
     x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, w_hr: Any = None, *,
     reverse: bool = False, lengths: tuple | None = None,
@@ -74,11 +84,11 @@ def lstm(
 
 
 def _lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, **params: Any) -> bool:
-    """floating-point arrays of one dtype, not empty; no projection"""
-    return w_hr is None and floats(x, gy, gh, gc, h0, c0, w_ih, w_hh, y, gates, cells) and c0.size > 0
+    """float32 or float64 arrays, not empty; no projection"""
+    return w_hr is None and _whole(x, gy, gh, gc, h0, c0, w_ih, w_hh, y, gates, cells) and c0.size > 0
 
 
-@kernel("lstm_backward", backend="cupy", when=_lstm_backward, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
+@kernel("lstm_backward", backend="cupy", when=_lstm_backward, dtypes=_DTYPES, note="cuBLAS, and one kernel per step")
 def lstm_backward(
     gy: Any, gh: Any, gc: Any, x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, w_hr: Any, y: Any, gates: Any,
     cells: Any, *, reverse: bool, lengths: tuple | None,
@@ -106,11 +116,11 @@ def lstm_backward(
 
 
 def _gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, **params: Any) -> bool:
-    """floating-point arrays of one dtype, not empty"""
-    return floats(x, h0, w_ih, w_hh, b_ih, b_hh) and h0.size > 0
+    """float32 or float64 arrays, not empty"""
+    return _whole(x, h0, w_ih, w_hh, b_ih, b_hh) and h0.size > 0
 
 
-@kernel("gru", backend="cupy", when=_gru, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
+@kernel("gru", backend="cupy", when=_gru, dtypes=_DTYPES, note="cuBLAS, and one kernel per step")
 def gru(
     x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *, reverse: bool = False,
     lengths: tuple | None = None,
@@ -133,11 +143,11 @@ def gru(
 
 
 def _gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, **params: Any) -> bool:
-    """floating-point arrays of one dtype, not empty"""
-    return floats(x, gy, gh, h0, w_ih, w_hh, y, gates, hn) and h0.size > 0
+    """float32 or float64 arrays, not empty"""
+    return _whole(x, gy, gh, h0, w_ih, w_hh, y, gates, hn) and h0.size > 0
 
 
-@kernel("gru_backward", backend="cupy", when=_gru_backward, dtypes=FLOATS, note="cuBLAS, and one kernel per step")
+@kernel("gru_backward", backend="cupy", when=_gru_backward, dtypes=_DTYPES, note="cuBLAS, and one kernel per step")
 def gru_backward(
     gy: Any, gh: Any, x: Any, h0: Any, w_ih: Any, w_hh: Any, y: Any, gates: Any, hn: Any, *, reverse: bool,
     lengths: tuple | None,

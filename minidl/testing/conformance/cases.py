@@ -99,7 +99,7 @@ def case_strategy(name: str, dtypes: Sequence[np.dtype]) -> Any:
         dtype, seed = draw(st.sampled_from(list(dtypes))), draw(st.integers(0, 3))
         layout, which = draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from(["all", "first", "others"]))
         special = draw(st.sampled_from(["", "", "nan", "inf", "large"]))
-        case = realize(base, args, params, seed, dtype)
+        case = realize(base, args, params, seed, dtype).cast(dtype)
         if special:
             case = with_special(case, special, seed)
         try:

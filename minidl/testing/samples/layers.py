@@ -410,6 +410,10 @@ def _cross_entropy_grad(rng: np.random.Generator) -> Iterator[Sample]:
     for (logits, target, weight), params in _cross_entropy(rng):
         loss, *kept = map(np.asarray, _forward("cross_entropy", (logits, target, weight), params))
         yield (*_like(rng, (loss,)), logits, target, *kept, weight), params
+    # one target of infinite weight, of which the other entries' zeros know nothing
+    logits, target, weight = rng.normal(size=(2, 3)), np.array([1, 2]), np.array([1.0, np.inf, 2.0])
+    _, *kept = map(np.asarray, _forward("cross_entropy", (logits, target, weight), {**_CE, "reduction": "sum"}))
+    yield (np.asarray(0.5), logits, target, *kept, weight), {**_CE, "reduction": "sum"}
 
 
 @samples("ctc_loss")

@@ -36,6 +36,15 @@ def test_every_kernel_conforms(gpu):
     assert reports and not failed, "\n".join(failed)
 
 
+def test_every_kernel_conforms_in_bfloat16(gpu):
+    failed = []
+    for name, kernels in sorted(gpu.kernels.items()):
+        halves = [k for k in kernels if "float16" in k.dtypes]
+        reports = conformance.check(name, gpu, kernels=halves, dtypes=["bfloat16"], max_examples=10)
+        failed += [str(r) for r in reports if not r.ok]
+    assert not failed, "\n".join(failed)
+
+
 def test_bfloat16(gpu, rng):
     bfloat16 = pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes").bfloat16
     x, w = rng.normal(size=(4, 3, 8, 8)).astype(bfloat16), rng.normal(size=(5, 3, 3, 3)).astype(bfloat16)

@@ -73,7 +73,9 @@ def both(backend, name, args, params, dtype):  # noqa: F811
     wide = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind in "fV" else a for a in args]
     with plain():
         expected = primitives[name].reference(*wide, **params)
+        own = dispatch.compute(primitives[name], args, params)
     as_tuple = lambda out: out if isinstance(out, tuple) else (out,)
+    assert [o.dtype for o in as_tuple(found)] == [np.asarray(o).dtype for o in as_tuple(own)], name
     return [asnumpy(a) for a in as_tuple(found)], [np.asarray(a) for a in as_tuple(expected)]
 
 
@@ -122,7 +124,6 @@ def test_every_type(backend, dtype, rng):  # noqa: F811
     for name, args, params in cases(rng):
         found, expected = both(backend, name, args, params, dtype_named(dtype))
         for f, e in zip(found, expected, strict=True):
-            assert f.dtype.name in (dtype, "float32" if EPS[dtype] > 1e-6 else dtype), name
             error = np.abs(f.astype(np.float64) - e)
             bound = EPS[dtype] * np.abs(e) + 16 * min(EPS[dtype], EPS["float32"]) * max(np.abs(e).max(), 1)
             # halves are spaced evenly near 0

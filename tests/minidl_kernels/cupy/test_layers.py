@@ -11,7 +11,7 @@ from minidl.backend import use_backend
 from minidl.core import dispatch
 from minidl.ops import primitives
 from minidl.testing import conformance
-from minidl.testing.reference import plain
+from minidl.testing.reference import as_tuple, plain
 from tests.minidl_kernels.cupy.fake_cupy import asarray, asnumpy, backend, launches, needs_compiler  # noqa: F401
 
 pytestmark = needs_compiler
@@ -72,6 +72,9 @@ def agree(backend, name, args, params, dtype, factor=16):  # noqa: F811
     args = [rounded(a, dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
     found, ran = run(backend, name, args, params)
     assert ran
+    with plain():
+        own = as_tuple(dispatch.compute(primitives[name], args, params))
+    assert [f.dtype for f in found] == [np.asarray(o).dtype for o in own], name
     for f, e in zip(found, reference(name, args, params), strict=True):
         assert f.shape == e.shape
         if e.size:
@@ -187,13 +190,11 @@ def test_attention(backend, dtype, case, rng):  # noqa: F811
     np.testing.assert_allclose(found[1].astype(np.float64)[~hidden], lse[~hidden], atol=tolerance)
 
     g, g_lse = rng.normal(size=out.shape), np.where(hidden, 0, rng.normal(size=lse.shape))
-    saved = [rounded(a, dtype) for a in (out, lse)]
-    grads, ran = run(
-        backend, "attention_backward", [rounded(g, dtype), rounded(g_lse, dtype), *inputs, mask, *saved], params
-    )
-    # the exact gradient, from an lse that was not rounded
-    exact = reference("attention_backward", [rounded(g, dtype), rounded(g_lse, dtype), *inputs, mask, out, lse], params)
+    g, saved, (lse, g_lse) = rounded(g, dtype), rounded(out, dtype), (a.astype(found[1].dtype) for a in (lse, g_lse))
+    grads, ran = run(backend, "attention_backward", [g, g_lse, *inputs, mask, saved, lse], params)
+    exact = reference("attention_backward", [g, g_lse, *inputs, mask, out, lse], params)
     for f, e in zip(grads, exact, strict=True):
+        assert f.dtype == g.dtype
         np.testing.assert_allclose(f.astype(np.float64), e, atol=32 * EPS[dtype] * max(1, np.abs(e).max(initial=0)))
     assert any(kernel.startswith("attention_grad_kv") for kernel in ran)
 

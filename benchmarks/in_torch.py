@@ -128,7 +128,7 @@ class GPT(nn.Module):
 
     def forward(self, x: Any) -> Any:
         body = self.transformer
-        x = body["wte"](x) + body["wpe"](torch.arange(x.shape[1]))
+        x = body["wte"](x) + body["wpe"](torch.arange(x.shape[1], device=x.device))
         for block in body["h"]:
             x = block(x)
         return self.lm_head(body["ln_f"](x))

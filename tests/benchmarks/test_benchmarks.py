@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
+    gpu_steps,
     history,
     import_time,
     machine,
@@ -154,6 +155,34 @@ def test_overhead():
     assert {f"{n}, gradients on" for n in overhead.OPERATIONS} < {row["what"] for row in report["rows"]}
     assert all(row["minidl"] > 0 and row["torch"] > 0 for row in report["rows"])
     assert "backward, per node" in overhead.markdown(report)
+
+
+def test_gpu_steps_without_a_gpu(tmp_path, capsys):
+    """Small models, by the same script, on NumPy and PyTorch's CPU."""
+    pytest.importorskip("torch", reason="what is compared with")
+    there = tmp_path / "steps.json"
+    gpu_steps.main(["--backend=numpy", "--device=cpu", "--small", "--rounds=2", f"--json={there}"])
+    report = json.loads(there.read_text())
+    assert {"torch", "minidl", "numpy"} <= set(report["versions"])
+    assert list(report["models"]) == list(gpu_steps.MODELS)
+    for result in report["models"].values():
+        assert "problem" not in result and result["ratio"][1] > 0
+    printed = capsys.readouterr().out
+    assert all(f"| small {name} | " in printed for name in gpu_steps.MODELS)
+
+
+def test_gpu_steps_say_what_is_wrong(monkeypatch, tmp_path, capsys):
+    """Losses that differ, and a library that fails."""
+    pytest.importorskip("torch", reason="what is compared with")
+    losses = gpu_steps.InMinidl.losses
+    monkeypatch.setattr(gpu_steps.InMinidl, "losses", lambda self, n: [x + 0.1 for x in losses(self, n)])
+    options = ["--backend=numpy", "--device=cpu", "--small", "--rounds=1", f"--json={tmp_path / 'steps.json'}"]
+    report = gpu_steps.main(["--models=mlp", *options])
+    assert report["models"]["mlp"]["problem"].startswith("wrong: losses")
+    monkeypatch.setattr(gpu_steps.InTorch, "losses", lambda self, n: 1 / 0)
+    report = gpu_steps.main(["--models=mlp", *options])
+    assert report["models"]["mlp"]["problem"] == "ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_import_time():

@@ -73,11 +73,20 @@ world = World()
 
 
 class Live:
-    """A Python number that must be asked for again at each replay: a learning rate, a step count, a random offset."""
+    """A Python number that must be asked for again at each replay: a learning rate, a step count, a random offset.
 
-    read: Callable[[], Any]
+    All of a program's are asked for by their ``source`` at the beginning of a replay, in the order of the step, also
+    those that nothing uses: a generator goes on. ``read()`` is then what it said.
+    """
+
+    source: Callable[[], Any]
+    now: Any
     #: where ``read`` has an effect: (what it changes, as it is now; how to put that back)
     state: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+
+    def read(self) -> Any:
+        """The number of this replay."""
+        return self.now
 
     def __repr__(self) -> str:
         return f"<live {super().__repr__()}>"

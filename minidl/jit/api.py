@@ -66,6 +66,8 @@ class Entry:
             if array is not arrays[i]:
                 if tuple(array.shape) != v.shape or array.dtype != v.dtype:
                     return False
+                if getattr(array, "strides", None) != getattr(arrays[i], "strides", None):
+                    return False
                 arrays[i], moved = array, True
         if moved:
             self._note_owners()
@@ -91,6 +93,8 @@ class Entry:
     def __call__(self, tensors: list[Tensor]) -> Any:
         captured = self.captured
         with self.lock:
+            for number in captured.lives:
+                number.now = number.source()
             outs = self.run([t.array for t in tensors])
             results = [Tensor._from_node(o, None) for o in outs[: self.results]]
             if len(outs) > self.results:
@@ -220,11 +224,13 @@ def _distinct(leaves: list) -> tuple[list[Tensor], tuple[int, ...]]:
 def _kind(t: Tensor) -> tuple:
     """What a program depends on of a tensor that it is given, besides its values."""
     array = t.array
+    # whether reshape() gives a view or a copy depends on the layout, and so does who sees a change in place
+    layout = array.strides if isinstance(array, np.ndarray) and not array.flags.c_contiguous else None
     if not t.requires_grad:
-        return array.shape, array.dtype.str
+        return array.shape, array.dtype.str, layout
     if t._hooks:
         raise CaptureError("jit: an argument has hooks; register them on a tensor inside the step")
-    return array.shape, array.dtype.str, t._node is None, t._grad is not None and t._grad.dtype.str
+    return array.shape, array.dtype.str, layout, t._node is None, t._grad is not None and t._grad.dtype.str
 
 
 def _aliases(tensors: list[Tensor]) -> tuple | None:

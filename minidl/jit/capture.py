@@ -22,7 +22,7 @@ from minidl.core.context import current, using
 from minidl.core.errors import CaptureError
 from minidl.core.registry import primitives
 from minidl.core.tensor import Tensor
-from minidl.core.trace import Cell, Live, LiveFloat, LiveInt
+from minidl.core.trace import Cell, LiveFloat, LiveInt
 from minidl.core.trace import Tracer as Passive
 from minidl.jit.program import Program, Step, Value
 from minidl.ops.indexing import Slot
@@ -78,8 +78,12 @@ class Tracer(Passive):
         self.tensors: dict[int, Any] = {}
         self.results: list[weakref.ref] = []
         self.cells: list[Cell] = []
+        self.lives: list[Any] = []
         self.guards: list[tuple[Callable[[], Any], Any]] = []
+        #: external values by number, each with the value that its array holds after the step; and the external values
+        #: whose arrays (by id) have been changed
         self.updated: dict[int, tuple[Value, Value]] = {}
+        self.homes: dict[int, Value] = {}
         #: arrays made from plain numbers by the step itself (by id), and arrays that it made tensors of
         self.fresh: set[int] = set()
         self.borrowed: dict[int, Any] = {}
@@ -197,6 +201,8 @@ class Tracer(Passive):
         if tensor.array is not old and id(old) in self.by_id:
             self.by_id[id(tensor.array)] = self.by_id[id(old)]
             self.kept.append(tensor.array)
+            if id(old) in self.homes:
+                self.homes[id(tensor.array)] = self.homes[id(old)]
 
     def replaced(self, old: Any, new: Any, cell: Cell) -> None:
         self._update(old, self.by_id.get(id(new)) or self.new_value(new, "external"), cell)
@@ -247,19 +253,17 @@ class Tracer(Passive):
             index = self._constant(places)
             new = self._emit("setitem", [flat, new, index], {"index": (Slot(0),)}, (other.size,), old.dtype)
         new = self._emit("reshape", [new], {"shape": tuple(other.shape)}, tuple(other.shape), old.dtype)
-        if old.kind == "external" and id(other) not in self.fresh:
+        if (old.kind == "external" or id(other) in self.homes) and id(other) not in self.fresh:
             self._update(other, new, Cell(lambda: other, lambda array: np.copyto(other, array)))
         self.by_id[id(other)] = new
         self.changed.add(id(other))
 
     def _update(self, target: Any, made: Value, cell: Cell) -> None:
-        if id(target) in self.updated:
-            external = self.updated[id(target)][0]
-        else:
-            external = self.by_id.get(id(target)) or self.new_value(target, "external")
+        external = self.homes.get(id(target)) or self.by_id.get(id(target)) or self.new_value(target, "external")
         if external.kind == "external":
             external.cell = cell
-            self.updated[id(target)] = (external, made)
+            self.homes[id(target)] = external
+            self.updated[external.number] = (external, made)
 
     def _emit(self, name: str, inputs: list, params: dict, shape: Any, dtype: Any) -> Value:
         """A step that the capture adds itself."""
@@ -298,7 +302,10 @@ class Tracer(Passive):
             if not writing and tensor._grad is not None and id(tensor._grad.array) not in self.by_id:
                 value = self.new_value(tensor._grad.array, "external")
                 self.placed.add(id(tensor._grad.array))
-                value.cell = Cell(lambda: tensor._grad.array, lambda array: tensor._grad.assign_(array))
+                value.cell = Cell(
+                    lambda: None if tensor._grad is None else tensor._grad.array,
+                    lambda array: tensor._grad.assign_(array),
+                )
         if writing:
             known.spent = False
 
@@ -321,8 +328,8 @@ class Tracer(Passive):
     def live(self, read: Callable[[], Any], state: tuple | None = None) -> Any:
         value = read()
         number = (LiveInt if isinstance(value, int) else LiveFloat)(value)
-        number.read = read
-        number.state = state
+        number.source, number.now, number.state = read, value, state
+        self.lives.append(number)
         return number
 
     def leaving(self, what: str) -> None:
@@ -430,15 +437,14 @@ def capture(run: Callable[[], list], arguments: list, leaves: list) -> tuple[Cap
             v.cell = Cell(functools.partial(getattr, tensor, "array"), tensor.assign_)
             watched.append((tensor, tensor.requires_grad, tuple((tensor._hooks or {}).values())))
     program = Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned, tracer.guards)
-    lives = {id(x): x for s in tracer.steps for x in (*s.inputs, *s.params.values()) if isinstance(x, Live)}
-    borrowed = [a for i, a in tracer.borrowed.items() if i in tracer.updated]
+    borrowed = [a for i, a in tracer.borrowed.items() if i in tracer.homes]
     captured = Captured(
         program,
         changed,
         watched=watched,
         modules=tracer.modules,
         borrowed=borrowed,
-        lives=list(lives.values()),
+        lives=tracer.lives,
         **found,
     )
     return captured, [plain(t.array).copy() for t in results]

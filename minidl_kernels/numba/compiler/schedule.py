@@ -114,12 +114,25 @@ def schedule(steps: list[Lowered], program: Program) -> list[Single | FusedKerne
             readers.setdefault(v.number, set()).add(i)
     lasting = {v.number for v in [*program.results, *(value for _, value in program.updates)]}
     items: list[Single | FusedKernel] = []
+    to_come = {o.number for s in steps for o in s.step.outputs}
+    waiting: list[Single] = []  # views of what a later loop computes
+
+    def put(item: Single | FusedKernel) -> None:
+        items.append(item)
+        to_come.difference_update(v.number for v in item.writes)
+
     for i, lowered in enumerate(steps):
         if i in groups:
             inside = set(groups[i].members)
             outputs = [steps[m].step.outputs[0] for m in groups[i].members]
             needed = [v for v in outputs if v.number in lasting or readers.get(v.number, set()) - inside]
-            items.append(FusedKernel([steps[m] for m in groups[i].members], needed))
+            put(FusedKernel([steps[m] for m in groups[i].members], needed))
+        elif lowered.is_view:
+            waiting.append(Single(lowered))
         elif i not in grouped:
-            items.append(Single(lowered))
+            put(Single(lowered))
+        for view in list(waiting):
+            if view.reads[0].number not in to_come:
+                waiting.remove(view)
+                put(view)
     return items

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import history, import_time, machine, memory, operations, overhead, training_steps
+from benchmarks import gpu_steps, history, import_time, machine, memory, operations, overhead, training_steps
 from benchmarks.models import IMPLEMENTATIONS, WORKLOADS
 from benchmarks.worker import available_cores
 from minidl.files import atomic_write
@@ -110,6 +110,9 @@ def results_page(folder: Path) -> str:
         for threads, measured in sorted(history.newest(history.read(part, folder)).items(), key=lambda i: i[0] or 0):
             told = {"rounds": next(iter(measured.values())).get("rounds"), "threads": _threads(threads)}
             blocks += [TEXTS[part].format(**told), where(measured.values()), table(part, measured)]
+    on_a_gpu = history.read("gpu", folder)
+    if on_a_gpu:
+        blocks += [gpu_section(on_a_gpu[-1])]
     changes = _changes(history.read("steps", folder))
     if changes:
         blocks += [
@@ -118,6 +121,27 @@ def results_page(folder: Path) -> str:
             changes,
         ]
     return "\n\n".join(b.strip() for b in blocks) + "\n"
+
+
+def gpu_section(report: dict[str, Any]) -> str:
+    """Training steps on a GPU, from a report of :mod:`benchmarks.gpu_steps`."""
+    versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
+    rows = [gpu_steps.row(gpu_steps.MODELS[name].workload.title, result) for name, result in report["models"].items()]
+    return "\n".join(
+        [
+            "## Training steps on a GPU",
+            "",
+            "Forward, backward and AdamW on one batch, eager, in float32"
+            f"{'' if report['tf32'] else ' (TF32 off)'}, the first losses compared before anything is timed. Median of "
+            f"{report['rounds']} rounds in which the libraries took turns; then the ratio to PyTorch.",
+            "",
+            f"Measured on: {report['device']}; {versions}; {report['date']}, commit {report['commit'][:10]}.",
+            "",
+            "| | PyTorch cuda | minidl cupy | ratio |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
 
 
 def _threads(count: int | None) -> str:

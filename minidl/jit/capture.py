@@ -72,6 +72,7 @@ class Tracer(Passive):
         self.inputs: list[Value] = []
         self.by_id: dict[int, Value] = {}
         self.owners: dict[int, weakref.ref] = {}
+        self.outside: set[int] = set()  # what owns the memory of external arrays
         self.kept: list[Any] = []  # keeps the ids of arrays from outside unique for as long as the tracer lives
         # computed arrays may die, so that a capture needs no more memory than a step does anyway
         self.watched: list[weakref.ref] = []
@@ -111,9 +112,11 @@ class Tracer(Passive):
         if kind == "external":
             v.cell = Cell(lambda: array, lambda new: np.copyto(array, new))
             self.externals[id(array)] = v
+            if isinstance(array, np.ndarray):
+                self.outside.add(id(owner(array)))
         elif kind == "computed" and isinstance(array, np.ndarray):
             whole = owner(array)
-            if id(whole) not in self.owners:
+            if id(whole) not in self.owners and id(whole) not in self.outside:
                 self.owners[id(whole)] = weakref.ref(whole, _forget(self.owners, id(whole)))
         if isinstance(array, np.ndarray):
             others = self.sharing.setdefault(id(owner(array)), {})

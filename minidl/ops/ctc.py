@@ -17,7 +17,7 @@ from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.trace import capturing
 from minidl.ops.elementwise import astype, eq, exp, less, logaddexp, maximum, where, zeros_like
-from minidl.ops.indexing import gather, gather_grad
+from minidl.ops.indexing import checked_index, gather, gather_grad
 from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.reduction import logsumexp, mean, sum
 from minidl.ops.shape import pad_nd, reshape, stack, unsqueeze
@@ -60,6 +60,11 @@ def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
         a.array if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
     )
     xp = namespace(targets)
+    steps, _, classes = log_probs.shape
+    checked_index(input_lengths, size=steps + 1, op="ctc_loss: input_lengths")
+    checked_index(target_lengths, size=targets.shape[1] + 1, op="ctc_loss: target_lengths")
+    used = xp.arange(targets.shape[1]) < target_lengths[:, None]
+    checked_index(xp.where(used & (targets == blank), -1, targets), size=classes, op="ctc_loss: labels (not the blank)")
     labels, may_skip = _extend(targets, blank, xp)
     length = labels.shape[1]
     emission = _emissions(log_probs, labels, xp)
@@ -177,14 +182,7 @@ def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reducti
             "(sum of target_lengths,)"
         )
     inside = less(np.arange(targets.shape[1]), unsqueeze(target_lengths, 1))
-    targets, used = where(inside, targets, blank), _host(inside)
-    if used is not None:
-        used = _host(targets)[used]
-        if (used < 0).any() or (used >= classes).any() or (used == blank).any():
-            raise IndexError(
-                f"ctc_loss: targets must be in [0, {classes}) and not the blank, {blank}; got {used.min()} to "
-                f"{used.max()}"
-            )
+    targets = where(inside, targets, blank)
     loss = _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=blank)[0]
     if zero_infinity:
         loss = where(eq(loss, np.inf), 0.0, loss)

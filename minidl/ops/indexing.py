@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
@@ -53,6 +54,26 @@ def _checked(index: Any) -> Any:
     if type(index) is np.ndarray and index.dtype == np.uint64 and index.size and index.max() >> np.uint64(63):
         raise IndexError(f"index: {index.max()} is outside of any axis")
     return index
+
+
+@primitive(differentiable=False, half=False)
+def checked_index(index, *, size, negative=False, op):
+    """``index``, all of which are in [0, ``size``), or with ``negative`` in [-``size``, ``size``).
+
+    Raises IndexError that begins with ``op`` otherwise. A compiled program that cannot raise returns a flag instead,
+    which is looked at before its results are handed out.
+    """
+    if math.prod(index.shape):
+        low, high = index.min(), index.max()
+        if high >= size or low < (-size if negative else 0):
+            raise IndexError(out_of_range(op, size, negative, low, high))
+    return index
+
+
+def out_of_range(op, size, negative, low, high):
+    """What an IndexError says of indices from ``low`` to ``high``."""
+    least = -size if negative else 0
+    return f"{op}: indices {low}..{high} are not all in [{least}, {size})"
 
 
 def fill(template: tuple, arrays: Any) -> tuple:
@@ -145,7 +166,6 @@ def _check_gather(op: str, x, index, axis: int) -> None:
         raise ValueError(f"{op}: index has {index.ndim} axes but the input, of shape {x.shape}, has {x.ndim}")
     if index.dtype.kind not in "iu":
         raise TypeError(f"{op}: index must be of integer dtype, got {index.dtype}")
-    _checked(index)
 
 
 @primitive(linear_in=("x",), order=("x", "axis", "index"))
@@ -153,6 +173,8 @@ def gather(x, index, *, axis):
     """PyTorch's gather, ``gather(x, axis, index)``: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many
     axes as ``x``."""
     _check_gather("gather", x, index, axis)
+    if x.ndim:
+        index = checked_index(index, size=x.shape[axis], op=f"gather from {describe(x)}")
     cut = tuple(slice(None) if a == axis % x.ndim else slice(n) for a, n in enumerate(index.shape))
     return namespace(x).take_along_axis(x[cut], index, axis=axis)
 
@@ -180,6 +202,8 @@ gather_grad.defvjp(g=lambda g, index, axis: gather(g, index, axis=axis))
 def scatter(x, axis, index, source):
     """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0); ``source`` may be a number."""
     _check_gather("scatter", x, index, axis)
+    if x.ndim:
+        index = checked_index(index, size=x.shape[axis], op="scatter")
     raw = index.array if isinstance(index, Traced) else index
     if getattr(source, "ndim", 0):
         source = getitem(source, tuple(slice(n) for n in raw.shape))

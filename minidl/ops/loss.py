@@ -31,7 +31,7 @@ from minidl.ops.elementwise import (
     sum_to,
     where,
 )
-from minidl.ops.indexing import gather, one_hot, take
+from minidl.ops.indexing import checked_index, gather, one_hot, take
 from minidl.ops.linalg import norm
 from minidl.ops.normalization import normalize
 from minidl.ops.reduction import amax, mean, per_count, sum
@@ -223,10 +223,13 @@ def _check_classes(op: str, x: Any, target: Any, weight: Any, ignore_index: int 
             )
 
 
-def class_weights(target, weight, ignore_index, dtype):
-    """(target with ignored entries replaced by 0, the weight of each entry: its class's, 0 where ignored)."""
+def class_weights(target, weight, ignore_index, dtype, classes, op):
+    """(target with ignored entries replaced by 0, the weight of each entry: its class's, 0 where ignored).
+
+    Raises IndexError, beginning with ``op``, for a target that is none of the ``classes``.
+    """
     valid = not_equal(target, ignore_index)
-    safe = where(valid, target, 0)
+    safe = checked_index(where(valid, target, 0), size=classes, op=op)
     each = astype(valid, dtype=dtype)
     return safe, each if weight is None else mul(each, take(astype(weight, dtype=dtype), safe, axis=0))
 
@@ -248,7 +251,7 @@ def _cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_i
     """The loss, and what its gradient needs: per entry the largest logit and the log of the sum of exponentials above
     it, and the sum of the entries' weights."""
     axis = min(1, logits.ndim - 1)
-    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype, logits.shape[axis], "cross_entropy")
     top = amax(_constant(logits), axis=axis, keepdims=True)
     shifted = logits - top
     logsum = log(sum(exp(shifted), axis=axis, keepdims=True))
@@ -272,7 +275,7 @@ def cross_entropy_grad(
     and, with label smoothing, a share of every class's weight. Without, that is (softmax(logits) - hit) times the
     weight, with hit 1 at the target and 0 elsewhere: written so, an infinite weight meets no 0 of another class."""
     axis = min(1, logits.ndim - 1)
-    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype, logits.shape[axis], "cross_entropy")
     hit = moveaxis(one_hot(safe, num_classes=logits.shape[axis], dtype=logits.dtype), -1, axis)
     p = exp(logits - top - logsum)
     g = where(total == 0, 0.0, g / total) if reduction == "mean" else g
@@ -363,8 +366,9 @@ def nll_loss(log_p, target, weight=None, ignore_index=-100, reduction="mean"):
     """
     _check_reduction("nll_loss", reduction)
     _check_classes("nll_loss", log_p, target, weight, ignore_index)
-    safe, each = class_weights(target, _constant(weight), ignore_index, log_p.dtype)
-    picked = _at_class(log_p, safe, min(1, log_p.ndim - 1))
+    axis = min(1, log_p.ndim - 1)
+    safe, each = class_weights(target, _constant(weight), ignore_index, log_p.dtype, log_p.shape[axis], "nll_loss")
+    picked = _at_class(log_p, safe, axis)
     loss = where(eq(each, 0), 0.0, -picked * each)
     return per_count(sum(loss), sum(each)) if reduction == "mean" else _reduce("nll_loss", loss, reduction)
 
@@ -378,7 +382,7 @@ def focal_loss(logits, target, gamma=2.0, weight=None, ignore_index=-100, reduct
     _check_reduction("focal_loss", reduction)
     _check_classes("focal_loss", logits, target, weight, ignore_index)
     axis = min(1, logits.ndim - 1)
-    safe, each = class_weights(target, _constant(weight), ignore_index, logits.dtype)
+    safe, each = class_weights(target, _constant(weight), ignore_index, logits.dtype, logits.shape[axis], "focal_loss")
     log_p = _at_class(log_softmax(logits, axis=axis), safe, axis)
     loss = where(eq(target, ignore_index), 0.0, -_focus(1 - exp(log_p), gamma) * log_p * each)
     if reduction == "mean":

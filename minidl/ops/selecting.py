@@ -10,7 +10,7 @@ from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import add, astype, isnan, mul, sub, where
-from minidl.ops.indexing import gather, gather_grad, getitem, setitem, take, take_grad
+from minidl.ops.indexing import checked_index, gather, gather_grad, getitem, setitem, take, take_grad
 from minidl.ops.reduction import ValuesAndIndices, exclusive_cumprod, sort
 from minidl.ops.reduction import any as any_
 from minidl.ops.shape import broadcast_to, concat, moveaxis, narrow, normalize_axis, reshape, squeeze, unsqueeze
@@ -30,7 +30,7 @@ def index_select(x: Any, axis: int, index: Any) -> Any:
     """The slices of ``x`` at the integers ``index`` (a vector) along ``axis``."""
     axis = normalize_axis(axis, x.ndim, "index_select")
     index = _vector("index_select", x, index)
-    return x if x.ndim == 0 else take(x, index, axis=axis)
+    return x if x.ndim == 0 else take(x, checked_index(index, size=x.shape[axis], op="index_select"), axis=axis)
 
 
 def _as_slices(x: Any, axis: int) -> tuple[Any, int]:
@@ -45,6 +45,7 @@ def index_add(x: Any, axis: int, index: Any, source: Any, *, alpha: float = 1) -
     if index.shape[0] != source.shape[axis]:
         raise ValueError(f"index_add: {index.shape[0]} indices for {describe(source)} along axis {axis}")
     source = source if alpha == 1 else mul(source, alpha)
+    index = checked_index(index, size=x.shape[axis], op="index_add")
     return reshape(add(x, take_grad(source, index, axis=axis, size=x.shape[axis])), shape=shape)
 
 
@@ -54,6 +55,7 @@ def index_copy(x: Any, axis: int, index: Any, source: Any) -> Any:
     (x, axis), (source, _) = _as_slices(x, axis), _as_slices(source, axis)
     if source.dtype != x.dtype:
         raise TypeError(f"index_copy: expected one dtype, got {x.dtype} and {source.dtype}")
+    index = checked_index(index, size=x.shape[axis], op="index_copy")
     return reshape(setitem(x, source, (slice(None),) * axis + (index,)), shape=shape)
 
 
@@ -64,6 +66,7 @@ def index_fill(x: Any, axis: int, index: Any, value: Any) -> Any:
     from minidl.ops.arithmetic import isin
 
     n = x.shape[axis]
+    index = checked_index(index, size=n, negative=True, op="index_fill")
     hit = isin(namespace(_raw(index)).arange(n), where(index < 0, add(index, n), index))
     return reshape(where(reshape(hit, shape=(n,) + (1,) * (x.ndim - axis - 1)), value, x), shape=shape)
 
@@ -90,6 +93,7 @@ def scatter_add(x: Any, axis: int, index: Any, source: Any) -> Any:
     source = getitem(source, tuple(slice(n) for n in index.shape))
     if tuple(source.shape) != tuple(index.shape):
         raise ValueError(f"scatter_add: the index, {describe(index)}, is larger than the source, {describe(source)}")
+    index = checked_index(index, size=x.shape[axis], op="scatter_add")
     return add(x, gather_grad(source, index, axis=axis, shape=tuple(x.shape)))
 
 
@@ -103,7 +107,8 @@ def take_along_dim(x: Any, indices: Any, axis: int | None = None) -> Any:
     others = [tuple(1 if i == axis else n for i, n in enumerate(a.shape)) for a in (x, indices)]
     shape = np.broadcast_shapes(*others)
     wide = [broadcast_to(a, shape=(*shape[:axis], a.shape[axis], *shape[axis + 1 :])) for a in (x, indices)]
-    return gather(wide[0], wide[1], axis=axis)
+    index = where(wide[1] < 0, wide[1] + x.shape[axis], wide[1]) if wide[1].dtype.kind == "i" else wide[1]
+    return gather(wide[0], index, axis=axis)
 
 
 def argwhere(x: Any) -> Any:

@@ -24,13 +24,6 @@ def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Any:
     return jnp.argsort(x, axis=axis, stable=True, descending=descending)
 
 
-@kernel("setitem", backend="jax")
-def setitem(x: Any, value: Any, *arrays: Any, index: tuple) -> Any:
-    if len(index) == 1 and arrays and arrays[0].dtype == bool and arrays[0].ndim == x.ndim and np.ndim(value) == 0:
-        return jnp.where(arrays[0], jnp.asarray(value, x.dtype), x)  # while JAX traces, an index must not be a mask
-    return x.at[fill(index, arrays)].set(value)
-
-
 @kernel("getitem_grad", backend="jax")
 def getitem_grad(g: Any, *arrays: Any, index: tuple, shape: tuple[int, ...]) -> Any:
     return jnp.zeros(shape, g.dtype).at[fill(index, arrays)].add(g)

@@ -11,6 +11,7 @@ import numpy as np
 from minidl.core.dispatch import run
 from minidl.core.trace import Live
 from minidl.jit.program import Program, Value
+from minidl_kernels.jax.checks import collecting
 from minidl_kernels.jax.mesh import active_mesh, split_sharding, whole_sharding
 
 
@@ -30,6 +31,7 @@ class LoweredProgram:
             for x in [*step.inputs, *step.params.values()]:
                 if isinstance(x, Live) and not any(x is y for y in self.live):
                     self.live.append(x)
+        self.errors: list[Exception] = []
         self.mesh = active_mesh()
         options: dict[str, Any] = {}
         if self.mesh is not None:
@@ -39,7 +41,17 @@ class LoweredProgram:
             options["out_shardings"] = whole
         self.function = jax.jit(self._run, donate_argnums=0, **options)
 
-    def _run(self, state: list, constants: list, inputs: list, numbers: list) -> tuple[list, list]:
+    def _run(self, state: list, constants: list, inputs: list, numbers: list) -> tuple[list, list, Any]:
+        with collecting() as flags:
+            results, new = self._steps(state, constants, inputs, numbers)
+        self.errors = [error for _, error in flags]
+        if not flags:
+            return results, new, ()
+        right = jnp.stack([fits for fits, _ in flags])
+        # the old state is gone once it is donated
+        return results, [jnp.where(right.all(), n, s) for n, s in zip(new, state)], right
+
+    def _steps(self, state: list, constants: list, inputs: list, numbers: list) -> tuple[list, list]:
         env: dict[int, Any] = {}
         for values, arrays in ((self.updated, state), (self.constant, constants), (self.program.inputs, inputs)):
             env.update({v.number: a for v, a in zip(values, arrays)})
@@ -65,7 +77,10 @@ class LoweredProgram:
             inputs = [jax.device_put(a, s) for a, s in zip(inputs, self.splits)]
         # random keys are 64-bit unsigned
         numbers = [np.uint64(n) if isinstance(n, int) and n >= 0 else n for n in (x.read() for x in self.live)]
-        results, new = self.function(state, constants, inputs, numbers)
+        results, new, right = self.function(state, constants, inputs, numbers)
         for target, array in zip(self.updated, new):
             target.cell.put(array)
+        for fits, error in zip(np.asarray(right), self.errors):
+            if not fits:
+                raise error
         return results

@@ -11,7 +11,7 @@ from minidl.ops.loss import class_weights
 @kernel("cross_entropy", backend="numpy", note="in few passes")
 def cross_entropy(logits, target, weight=None, *, label_smoothing=0.0, ignore_index=-100, reduction="mean"):
     axis = min(1, logits.ndim - 1)
-    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype, logits.shape[axis], "cross_entropy")
     with np.errstate(invalid="ignore", divide="ignore"):
         top = np.max(logits, axis=axis, keepdims=True)
         shifted = logits - top
@@ -39,7 +39,7 @@ def cross_entropy_grad(
 ):
     axis, n = min(1, logits.ndim - 1), logits.shape[min(1, logits.ndim - 1)]
     per_class = (-1,) + (1,) * (logits.ndim - 1 - axis)
-    safe, each = class_weights(target, weight, ignore_index, logits.dtype)
+    safe, each = class_weights(target, weight, ignore_index, logits.dtype, logits.shape[axis], "cross_entropy")
     with np.errstate(invalid="ignore", divide="ignore"):
         p = logits - top
         p -= logsum

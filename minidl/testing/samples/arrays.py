@@ -314,6 +314,13 @@ def _solve(rng: np.random.Generator) -> Iterator[Sample]:
 # Random
 
 
+@samples("checked_index")
+def _checked_index(rng: np.random.Generator) -> Iterator[Sample]:
+    for index, size, negative in ([0, 2, 1], 3, False), ([[-3, 2]], 3, True), ([], 0, False), (1, 2, False):
+        yield (np.array(index, np.int64),), {"size": size, "negative": negative, "op": "test"}
+    yield (np.array([0, 255], np.uint8),), {"size": 1000, "op": "test"}
+
+
 @samples("random_bits")
 def _random_bits(rng: np.random.Generator) -> Iterator[Sample]:
     for key, offset, size in ((0, 0, 4), (12345678901234567890, 3, 10), (7, 2**33, 5), (1, 0, 0), (5, 1, 100_000)):

@@ -55,7 +55,9 @@ class Context:
     trace_backward: bool
     #: may calls take the short way of :mod:`minidl.core.dispatch`?
     fast: bool
-    # The two below follow from the others.
+    # Those below follow from the others.
+    #: the same with ``recording`` the other way, once it was asked for
+    twin: Context | None
     #: any of anomaly, observer and nodes: one look tells the common case that there is nothing more to do
     special: bool
     #: per primitive, the function that serves it where nothing has to be chosen or watched, else None
@@ -65,6 +67,7 @@ class Context:
         """Another one with the same fields."""
         new = Context.__new__(Context)
         new.__dict__.update(self.__dict__)
+        new.twin = None
         return new
 
     def replace(self, **fields: Any) -> Context:
@@ -76,6 +79,7 @@ class Context:
     def update(self, **fields: Any) -> None:
         """Change this context itself: for :data:`process` only."""
         self.__dict__.update(fields)
+        self.twin = None
         self.special = bool(self.anomaly or self.observer or self.nodes is not None)
         choosing = self.strict and self.backend.name != "numpy"
         plain = self.fast and self.tracer is None and not self.special and not choosing
@@ -87,7 +91,7 @@ class Context:
 process = Context()
 process.__dict__.update(
     backend=None, strict=False, scoped=False, recording=True, generator=None, tracer=None, anomaly=False, observer=None,
-    visitor=None, nodes=None, trace_backward=False, fast=True, special=False, direct=_NOTHING,
+    visitor=None, nodes=None, trace_backward=False, fast=True, special=False, direct=_NOTHING, twin=None,
 )  # fmt: skip
 
 _variable: contextvars.ContextVar[Context] = contextvars.ContextVar("minidl", default=process)
@@ -138,13 +142,19 @@ class _set_recording(contextlib.ContextDecorator):
         before = _variable.get()
         inside = before
         if before.recording is not self.value:
-            inside = before.copy()
-            inside.recording = self.value
+            inside = before.twin  # type: ignore[assignment]
+            if inside is None:
+                inside = before.twin = before.copy()
+                inside.recording, inside.twin = self.value, before
         _variable.set(inside)
         self._before.append((before, inside))
 
     def __exit__(self, *exc: Any) -> None:
-        _leave(*self._before.pop(), {"recording": None})
+        before, inside = self._before.pop()
+        if _variable.get() is inside:
+            _variable.set(before)
+        else:
+            _leave(before, inside, {"recording": None})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._function is None:

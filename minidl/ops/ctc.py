@@ -53,8 +53,8 @@ def _emissions(log_probs, labels, xp):
     return gather(log_probs, xp.broadcast_to(labels, (len(log_probs), *labels.shape)), axis=2)
 
 
-@primitive(name="ctc_loss", composite=True, half=(0,))
-def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
+@primitive(name="ctc_nll", composite=True, half=(0,))
+def _ctc_nll(log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """-log p(targets) for each of the batch (N,), and log alpha (T, N, L) for the gradient."""
     targets, input_lengths, target_lengths = (
         a.array if isinstance(a, Traced) else a for a in (targets, input_lengths, target_lengths)
@@ -82,7 +82,7 @@ def _ctc_loss(log_probs, targets, input_lengths, target_lengths, *, blank=0):
 
 
 @primitive(differentiable=False, linear_in=("g",))
-def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_lengths, *, blank=0):
+def ctc_nll_grad(g, loss, alphas, log_probs, targets, input_lengths, target_lengths, *, blank=0):
     """d loss / d log y_t(k) = -P(at time t the path is at a place of l' that holds k | targets)."""
     xp = namespace(log_probs)
     labels, may_skip = _extend(targets, blank, xp)
@@ -105,9 +105,9 @@ def ctc_loss_grad(g, loss, alphas, log_probs, targets, input_lengths, target_len
     return gather_grad(flow, xp.broadcast_to(labels, flow.shape), axis=2, shape=log_probs.shape)
 
 
-@_ctc_loss.defvjp_all
-def _ctc_loss_rule(g, needs, log_probs, targets, input_lengths, target_lengths, out, blank):
-    grad = ctc_loss_grad(g[0], *out, log_probs, targets, input_lengths, target_lengths, blank=blank)
+@_ctc_nll.defvjp_all
+def _ctc_nll_rule(g, needs, log_probs, targets, input_lengths, target_lengths, out, blank):
+    grad = ctc_nll_grad(g[0], *out, log_probs, targets, input_lengths, target_lengths, blank=blank)
     return [grad, None, None, None]
 
 
@@ -183,7 +183,7 @@ def ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=0, reducti
         )
     inside = less(np.arange(targets.shape[1]), unsqueeze(target_lengths, 1))
     targets = where(inside, targets, blank)
-    loss = _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank=blank)[0]
+    loss = _ctc_nll(log_probs, targets, input_lengths, target_lengths, blank=blank)[0]
     if zero_infinity:
         loss = where(eq(loss, np.inf), 0.0, loss)
     if reduction == "mean":

@@ -112,15 +112,15 @@ def smooth_l1_loss(x, target, reduction="mean", beta=1.0):
 # Probabilities
 
 
-@primitive(name="binary_cross_entropy", promote="float", elementwise=True)
-def _binary_cross_entropy(x, target):
-    """-target log(x) - (1 - target) log(1 - x), with logarithms no smaller than -100."""
+@primitive(name="bernoulli_nll", promote="float", elementwise=True)
+def _bernoulli_nll(x, target):
+    """-target log(x) - (1 - target) log(1 - x): the negative log-likelihood of each target, no logarithm below -100."""
     xp, least = namespace(x, target), x.dtype.type(-100)
     with np.errstate(divide="ignore"):
         return -target * xp.maximum(xp.log(x), least) - (1 - target) * xp.maximum(xp.log1p(-x), least)
 
 
-_binary_cross_entropy.defvjp(
+_bernoulli_nll.defvjp(
     # the denominator is limited as PyTorch's: the gradient at x = 0 and x = 1 stays finite
     x=lambda g, x, target: g * (x - target) / clip(x * (1 - x), min=1e-12),
     target=lambda g, x: g * (clip(log(1 - x), min=-100) - clip(log(x), min=-100)),
@@ -139,12 +139,12 @@ def binary_cross_entropy(x, target, weight=None, reduction="mean"):
             f"binary_cross_entropy: expected probabilities in [0, 1], got values from {values.min()} to "
             f"{values.max()}; for raw scores use binary_cross_entropy_with_logits"
         )
-    loss = _binary_cross_entropy(x, target)
+    loss = _bernoulli_nll(x, target)
     return _reduce("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
 
 
-@primitive(name="binary_cross_entropy_with_logits", promote="float", elementwise=True)
-def _binary_cross_entropy_with_logits(x, target, pos_weight=None):
+@primitive(name="bernoulli_nll_with_logits", promote="float", elementwise=True)
+def _bernoulli_nll_with_logits(x, target, pos_weight=None):
     """pos_weight target softplus(-x) + (1 - target) softplus(x): two terms of one sign, so nothing cancels."""
     xp = namespace(x, target)
     zero = x.dtype.type(0)
@@ -159,7 +159,7 @@ def _times(a, b):
     return a if b is None else a * b
 
 
-_binary_cross_entropy_with_logits.defvjp(
+_bernoulli_nll_with_logits.defvjp(
     x=lambda g, x, target, pos_weight: g * ((1 - target) * sigmoid(x) - _times(target * sigmoid(-x), pos_weight)),
     target=lambda g, x, pos_weight: (
         g * (_times(softplus(-x, threshold=np.inf), pos_weight) - softplus(x, threshold=np.inf))
@@ -176,7 +176,7 @@ def binary_cross_entropy_with_logits(x, target, weight=None, reduction="mean", p
     ``pos_weight`` multiplies the term of the positive class; ``weight`` the whole loss. Both broadcast.
     """
     _check_same_shape("binary_cross_entropy_with_logits", x, target)
-    loss = _binary_cross_entropy_with_logits(x, target, pos_weight)
+    loss = _bernoulli_nll_with_logits(x, target, pos_weight)
     return _reduce("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
 
 
@@ -402,7 +402,7 @@ def sigmoid_focal_loss(x, target, alpha=0.25, gamma=2.0, reduction="none"):
     """
     _check_same_shape("sigmoid_focal_loss", x, target)
     missing = sigmoid(x) * (1 - target) + sigmoid(-x) * target
-    loss = _binary_cross_entropy_with_logits(x, target) * _focus(missing, gamma)
+    loss = _bernoulli_nll_with_logits(x, target) * _focus(missing, gamma)
     if alpha >= 0:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
     return _reduce("sigmoid_focal_loss", loss, reduction)

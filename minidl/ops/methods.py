@@ -14,10 +14,11 @@ import numpy as np
 from minidl import ops
 from minidl.core import views
 from minidl.core.context import current
+from minidl.core.device import backend_for, is_device
 from minidl.core.dispatch import binary, unary
 from minidl.core.dtypes import is_dtype_name
 from minidl.core.graph import Traced
-from minidl.core.registry import backend_of, load
+from minidl.core.registry import backend_of
 from minidl.core.spelling import both_spellings
 from minidl.core.tensor import Tensor
 
@@ -195,20 +196,16 @@ class Methods(Traced):
         return self.astype(np.bool_)
 
     def to(self: Any, target: Any) -> Tensor:
-        """Convert to a dtype, or move to the backend of that name (unrecorded)."""
-        if isinstance(target, str):
-            from_name = {"cpu": "numpy", "cuda": "cupy"}.get(target, target)
-            if from_name in ("cupy", "jax", "numpy", "numba", "auto") or not is_dtype_name(target):
-                home = load(from_name)
-                if home.array_type is backend_of(self.array).array_type:
-                    return self
-                array = home.asarray(self.array)
-                if array is self.array:
-                    return self
-                t = Tensor._from_node(array, None, 0)
-                t.requires_grad = self.requires_grad
-                return t
-        return self.astype(target)
+        """Convert to a dtype, or move to a device or to the backend of that name (unrecorded); the tensor itself where
+        it is there already."""
+        if not is_device(target) and not (isinstance(target, str) and not is_dtype_name(target)):
+            return self.astype(target)
+        home = backend_for(target)
+        if home.array_type is backend_of(self.array).array_type:
+            return self
+        t = Tensor._from_node(home.asarray(self.array), None, 0)
+        t.requires_grad = self.requires_grad
+        return t
 
     # Shapes
 

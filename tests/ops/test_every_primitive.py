@@ -43,7 +43,7 @@ NO_GRADIENT = {
 # checked in tests/nn, because its parameter is a function
 NO_SAMPLES = {"hook_point"}
 # further outputs are kept for the backward pass, and nobody differentiates them
-DIFFERENTIABLE_OUTPUTS = {"cross_entropy": 1, "ctc_loss": 1, "gru": 2, "lstm": 3, "scaled_dot_product_attention": 1}
+DIFFERENTIABLE_OUTPUTS = {"cross_entropy": 1, "ctc_nll": 1, "gru": 2, "lstm": 3, "scaled_dot_product_attention": 1}
 # what is documented to be a constant: class weights, the order of a function
 DIFFERENTIABLE_INPUTS = {"cross_entropy": (0,), "igamma": (1,), "igammac": (1,), "zeta": (1,)}
 # functions of symmetric matrices: finite differences must stay among those

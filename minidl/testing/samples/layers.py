@@ -373,15 +373,15 @@ def _huber(rng: np.random.Generator) -> Iterator[Sample]:
     yield from _one({"delta": 1.0}, {"delta": 0.3})(rng)
 
 
-@samples("binary_cross_entropy")
-def _binary_cross_entropy(rng: np.random.Generator) -> Iterator[Sample]:
+@samples("bernoulli_nll")
+def _bernoulli_nll(rng: np.random.Generator) -> Iterator[Sample]:
     for shape in ((2, 3), (), (0, 3)):
         yield (np.asarray(rng.uniform(0.05, 0.95, shape)), np.asarray(rng.uniform(0.1, 0.9, shape))), {}
     yield (strided(rng.uniform(0.05, 0.95, (2, 3))), transposed(rng.uniform(0.1, 0.9, (2, 3)))), {}
 
 
-@samples("binary_cross_entropy_with_logits")
-def _binary_cross_entropy_with_logits(rng: np.random.Generator) -> Iterator[Sample]:
+@samples("bernoulli_nll_with_logits")
+def _bernoulli_nll_with_logits(rng: np.random.Generator) -> Iterator[Sample]:
     for shape in ((2, 3), (0, 3)):
         x, target = 2 * rng.normal(size=shape), rng.uniform(0.1, 0.9, shape)
         yield (x, target, None), {}
@@ -416,8 +416,8 @@ def _cross_entropy_grad(rng: np.random.Generator) -> Iterator[Sample]:
     yield (np.asarray(0.5), logits, target, *kept, weight), {**_CE, "reduction": "sum"}
 
 
-@samples("ctc_loss")
-def _ctc_loss(rng: np.random.Generator) -> Iterator[Sample]:
+@samples("ctc_nll")
+def _ctc_nll(rng: np.random.Generator) -> Iterator[Sample]:
     def log_probs(steps: int, batch: int, classes: int) -> np.ndarray:
         scores = rng.normal(size=(steps, batch, classes))
         return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
@@ -428,10 +428,10 @@ def _ctc_loss(rng: np.random.Generator) -> Iterator[Sample]:
     yield (log_probs(3, 1, 3), np.array([[0]]), np.array([3]), np.array([1])), {"blank": 2}
 
 
-@samples("ctc_loss_grad")
-def _ctc_loss_grad(rng: np.random.Generator) -> Iterator[Sample]:
-    for args, params in _ctc_loss(rng):
-        outs = _forward("ctc_loss", args, params)
+@samples("ctc_nll_grad")
+def _ctc_nll_grad(rng: np.random.Generator) -> Iterator[Sample]:
+    for args, params in _ctc_nll(rng):
+        outs = _forward("ctc_nll", args, params)
         yield (*_like(rng, outs[:1]), *outs, *args), params
 
 

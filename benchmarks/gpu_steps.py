@@ -233,7 +233,7 @@ def row(title: str, result: dict[str, Any]) -> str:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    if not arguments.tf32:
+    if not arguments.tf32 and torch.cuda.is_available():
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
     backend, device = arguments.backend, arguments.device

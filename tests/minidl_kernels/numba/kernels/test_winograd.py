@@ -11,6 +11,7 @@ from minidl.testing.pytest_plugin import conformance_tests
 
 REASON = "the numba backend needs numba (pip install 'minidl[numba]')"
 winograd = pytest.importorskip("minidl_kernels.numba.kernels.winograd", reason=REASON)
+winograd_loops = pytest.importorskip("minidl_kernels.numba.kernels.winograd_loops", reason=REASON)
 
 test_conformance = conformance_tests(
     "numba", module="minidl_kernels.numba.kernels.winograd", dtypes=["float32"], max_examples=200
@@ -24,7 +25,7 @@ def every_size(request, monkeypatch):
         monkeypatch.setattr(winograd, "faster", lambda *sizes: True)
 
 
-L = winograd._L
+L = winograd.L
 SAME = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
 
 
@@ -79,7 +80,7 @@ def test_largest_error_is_the_one_stated(rng):
 def test_the_algorithm_is_exact_in_exact_arithmetic():
     rng = np.random.default_rng(0)
     for points, outputs in (((0.0, 1.0, -1.0), 2), ((0.0, 1.0, -1.0, 2.0, -2.0), 4)):
-        at, bt, g = winograd.matrices(points, outputs, 3)
+        at, bt, g = winograd_loops.matrices(points, outputs, 3)
         w, d = rng.normal(size=3), rng.normal(size=outputs + 2)
         np.testing.assert_allclose(at @ ((g @ w) * (bt @ d)), np.correlate(d, w), atol=1e-12)
 

@@ -58,6 +58,8 @@ def _first_accepting(kernels: Iterable[Kernel], arrays: Any, params: dict) -> Ke
 def compute(prim: Primitive, arrays: Any, params: dict) -> Any:
     """Compute on plain arrays, by the kernel of the arrays' backend that accepts the call, else by the formula."""
     backend, arrays = _place(arrays) if device_types else (current().backend, arrays)
+    if params and backend.array_type is not _ndarray:  # other libraries take NumPy's scalars seriously
+        params = {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
     if prim.half is not False and (half := half_among(arrays)) is not None:
         return _compute_half(prim, backend, arrays, params, half)
     try:

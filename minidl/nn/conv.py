@@ -111,7 +111,7 @@ class _PlainConv(_Conv):
     def forward(self, x: Any) -> Any:
         padding = self.padding
         if self.padding_mode != "zeros" and padding != "valid" and x.ndim == self.n + 2:
-            x = ops.pad_nd(x, widths=((0, 0), (0, 0), *self._widths()), mode=_PADDING_MODES[self.padding_mode])
+            x = ops.pad(x, [n for widths in reversed(self._widths()) for n in widths], self.padding_mode)
             padding = 0
         conv = _FUNCTIONS[self.n]
         return conv(

@@ -162,6 +162,10 @@ class _InstanceNorm(_RunningNorm):
     def _normalize(self, x: Any) -> Any:
         if self.training and self.track_running_stats:
             pixels = tuple(range(2, x.ndim))
+            if math.prod(x.shape[2:]) < 2:
+                raise ValueError(
+                    f"{type(self).__name__}: statistics need at least 2 pixels per channel, got {ops.describe(x)}"
+                )
             with no_grad():
                 mean, var = ops.mean(x, axis=pixels), ops.var(x, axis=pixels, correction=0)
                 self._track(ops.mean(mean, axis=0), ops.mean(var, axis=0), math.prod(x.shape[2:]))

@@ -28,7 +28,6 @@ from minidl.ops.elementwise import (
     logical_and,
     logical_not,
     logical_or,
-    logical_xor,
     mul,
     ones_like,
     pow,
@@ -41,9 +40,6 @@ from minidl.ops.elementwise import (
 )
 
 LN2 = math.log(2)
-
-# & | ^ ~ of integers are bitwise and of booleans logical, under either name
-bitwise_and, bitwise_or, bitwise_xor, bitwise_not = logical_and, logical_or, logical_xor, logical_not
 
 
 def arrays(*xs: Any) -> list:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidl.core import trace
-from minidl.core.dtypes import result_dtype
+from minidl.core.dtypes import default_dtype, result_dtype
 from minidl.core.primitive import primitive, quiet
 from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.core.spelling import scaled
@@ -128,15 +128,25 @@ div.defvjp(
 )
 
 
+def _check_divisor(op, x, y):
+    """Integers have no value for x / 0."""
+    whole = all(getattr(a, "dtype", np.dtype(type(a))).kind in "iub" for a in (x, y))
+    if whole and (not y.all() if type(y) is np.ndarray else not hasattr(y, "dtype") and y == 0):
+        raise ZeroDivisionError(f"{op}: an integer is divided by 0")
+
+
 @primitive(promote="same", differentiable=False, elementwise=True)
 def floor_divide(x, y):
-    """floor(x / y). Piecewise constant: no gradient flows."""
+    """floor(x / y). Piecewise constant: no gradient flows. Raises ZeroDivisionError for an integer divided by 0."""
+    _check_divisor("floor_divide", x, y)
     return x // y
 
 
 @primitive(promote="same", elementwise=True)
 def remainder(x, y):
-    """x - y * floor(x / y), with the sign of y, as NumPy and PyTorch have it."""
+    """x - y * floor(x / y), with the sign of y, as NumPy and PyTorch have it. Raises ZeroDivisionError for an integer
+    divided by 0."""
+    _check_divisor("remainder", x, y)
     return x % y
 
 
@@ -437,6 +447,10 @@ def clip(x, *, min=None, max=None):
     """x limited to [min, max] (Python scalars or None); no gradient outside."""
     if min is None and max is None:
         return x.copy()
+    # a NumPy scalar is as weak as Python's
+    min, max = (b.item() if isinstance(b, np.generic) else b for b in (min, max))
+    if x.dtype.kind in "iub" and (isinstance(min, float) or isinstance(max, float)):
+        x = x.astype(default_dtype())
     return namespace(x).clip(x, min, max)
 
 
@@ -451,6 +465,8 @@ clip.defvjp(x=_clip_grad)
 
 def where(condition, x, y):
     """x where condition, else y; x and y are brought to their common dtype. No gradient for the condition."""
+    if isinstance(x, np.generic) != isinstance(y, np.generic) and hasattr(x, "dtype") and hasattr(y, "dtype"):
+        x, y = (v.item() if isinstance(v, np.generic) else v for v in (x, y))  # as weak as Python's
     dx, dy = getattr(x, "dtype", None), getattr(y, "dtype", None)
     if dx is not dy or dx is None:
         dtype = result_dtype([d for d in (dx, dy) if d is not None], [a for a, d in ((x, dx), (y, dy)) if d is None])
@@ -525,24 +541,32 @@ def greater_equal(x, y):
 ne, lt, le, gt, ge = not_equal, less, less_equal, greater, greater_equal
 
 
-def _logic(name: str):
-    """Bitwise on integers (as ``&`` means), logical on booleans."""
-
+def _logic(kind: str, name: str, meaning: str):
     def function(x, y):
-        return getattr(namespace(x, y), f"bitwise_{name}")(x, y)
+        return getattr(namespace(x, y), f"{kind}_{name}")(x, y)
 
-    function.__doc__ = f"x {dict(zip(('and', 'or', 'xor'), '&|^'))[name]} y: logical on booleans, bitwise on integers."
-    return primitive(function, name=f"logical_{name}", differentiable=False, elementwise=True)
+    function.__doc__ = meaning
+    promote = "same" if kind == "bitwise" else None
+    return primitive(function, name=f"{kind}_{name}", promote=promote, differentiable=False, elementwise=True)
 
 
-logical_and = _logic("and")
-logical_or = _logic("or")
-logical_xor = _logic("xor")
+logical_and = _logic("logical", "and", "True where both are: numbers that are not zero are true.")
+logical_or = _logic("logical", "or", "True where one is, or both are: numbers that are not zero are true.")
+logical_xor = _logic("logical", "xor", "True where one is and the other is not: numbers that are not zero are true.")
+bitwise_and = _logic("bitwise", "and", "x & y: bit by bit of integers, logical on booleans.")
+bitwise_or = _logic("bitwise", "or", "x | y: bit by bit of integers, logical on booleans.")
+bitwise_xor = _logic("bitwise", "xor", "x ^ y: bit by bit of integers, logical on booleans.")
 
 
 @primitive(differentiable=False, elementwise=True)
 def logical_not(x):
-    """~x: logical on booleans, bitwise on integers."""
+    """True where x is zero or False."""
+    return namespace(x).logical_not(x)
+
+
+@primitive(differentiable=False, elementwise=True)
+def bitwise_not(x):
+    """~x: bit by bit of integers, logical on booleans."""
     return ~x
 
 

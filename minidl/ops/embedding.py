@@ -21,6 +21,11 @@ def embedding(index, weight, padding_idx=None):
     tensor([[2. , 2.5],
             [0. , 0.5]])
     """
+    if padding_idx is not None:
+        rows = weight.shape[0] if weight.ndim else 0
+        if not -rows <= padding_idx < rows:
+            raise ValueError(f"embedding: padding_idx {padding_idx} is none of the rows of {describe(weight)}")
+        padding_idx %= rows
     return _embedding(index, weight, padding_idx=padding_idx)
 
 

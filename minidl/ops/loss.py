@@ -327,6 +327,7 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     tensor(0.6931...)
     """
     _check_reduction("cross_entropy", reduction)
+    label_smoothing = float(label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if is_floating(target.dtype):

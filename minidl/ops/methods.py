@@ -120,11 +120,11 @@ class Methods(Traced):
     __eq__, __ne__ = _left(ops.eq), _left(ops.not_equal)
     __lt__, __le__ = _left(ops.less), _left(ops.less_equal)
     __gt__, __ge__ = _left(ops.greater), _left(ops.greater_equal)
-    __and__ = __rand__ = _left(ops.logical_and)
-    __or__ = __ror__ = _left(ops.logical_or)
-    __xor__ = __rxor__ = _left(ops.logical_xor)
+    __and__ = __rand__ = _left(ops.bitwise_and)
+    __or__ = __ror__ = _left(ops.bitwise_or)
+    __xor__ = __rxor__ = _left(ops.bitwise_xor)
     __neg__, __pos__ = _same_name(ops.neg), _same_name(ops.positive)
-    __abs__, __invert__ = _same_name(ops.abs), _same_name(ops.logical_not)
+    __abs__, __invert__ = _same_name(ops.abs), _same_name(ops.bitwise_not)
     __hash__ = object.__hash__
 
     def __getitem__(self, index: Any) -> Tensor:

@@ -26,6 +26,8 @@ def normalize_axis(axis: int, ndim: int, op: str | None = None) -> int:
 def reshape(x, *, shape):
     """``x`` with another shape; one entry may be -1. Raises ValueError where the sizes differ."""
     try:
+        if min(shape, default=0) < -1:
+            raise ValueError
         return x.reshape(shape)
     except (ValueError, TypeError) as error:
         raise ValueError(f"reshape: cannot reshape {x.dtype}{list(x.shape)} to {tuple(shape)}") from error
@@ -279,7 +281,11 @@ def _repeat_each(x, repeats: np.ndarray, axis: int):
 
 def tile(x, reps: Sequence[int]):
     """The whole of ``x`` repeated ``reps`` times along each axis (PyTorch's ``Tensor.repeat``, too)."""
+    for _ in range(len(reps) - x.ndim):
+        x = unsqueeze(x, axis=0)
     for axis, n in zip(range(-len(reps), 0), reps):
-        x = unsqueeze(x, axis=0) if -axis > x.ndim else x
-        x = concat([x] * n, axis=axis) if n != 1 else x
+        if n < 0:
+            raise ValueError(f"tile: numbers of repetitions must not be negative, got {tuple(reps)}")
+        if n != 1:
+            x = concat([x] * n, axis=axis) if n else narrow(x, axis, 0, 0)
     return x

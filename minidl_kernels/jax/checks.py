@@ -109,3 +109,31 @@ def embedding(index: Any, weight: Any, *, padding_idx: int | None = None) -> Any
 def one_hot(index: Any, *, num_classes: int, dtype: Any = "int64") -> Any:
     index = checked_index(index, size=num_classes, op="one_hot", error=ValueError)
     return (index[..., None] == jnp.arange(num_classes)).astype(dtype)
+
+
+def _whole(x: Any, y: Any) -> bool:
+    """integers"""
+    return all(jnp.result_type(a).kind in "iub" for a in (x, y))
+
+
+def _divisor(op: str, y: Any) -> None:
+    right = jnp.all(jnp.asarray(y) != 0)
+    error = ZeroDivisionError(f"{op}: an integer is divided by 0")
+    if isinstance(right, jax.core.Tracer):
+        found = _flags.get()
+        if found is not None:
+            found.append((right, error))
+    elif not right:
+        raise error
+
+
+@kernel("floor_divide", backend="jax", when=_whole, note="zeros refused")
+def floor_divide(x: Any, y: Any) -> Any:
+    _divisor("floor_divide", y)
+    return x // y
+
+
+@kernel("remainder", backend="jax", when=_whole, note="zeros refused")
+def remainder(x: Any, y: Any) -> Any:
+    _divisor("remainder", y)
+    return x % y

@@ -31,7 +31,8 @@ NO_GRADIENT = {
         [
             "all", "any", "argmax", "argmin", "argsort", "eq", "greater", "greater_equal", "isfinite", "isnan",
             "less", "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "nonzero", "not_equal",
-            "checked_index", "one_hot", "random_bits", "random_integers", "random_normal",
+            "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "checked_index",
+            "one_hot", "random_bits", "random_integers", "random_normal",
             "random_permutation", "random_uniform",
             "bitwise_left_shift", "bitwise_right_shift", "gcd", "isinf", "lcm", "signbit",
         ],

@@ -61,7 +61,7 @@ samples("log", "log1p", "log2", "rsqrt", "sqrt")(_unary(_positive))
 samples("arcsin", "arccos", "arctanh")(_unary(lambda rng, shape: rng.uniform(-0.95, 0.95, shape)))
 samples("arccosh")(_unary(lambda rng, shape: rng.uniform(1.05, 5, shape)))
 samples("tan")(_unary(lambda rng, shape: rng.uniform(-1.2, 1.2, shape)))
-samples("logical_not")(_unary(lambda rng, shape: rng.random(shape) < 0.5))
+samples("logical_not", "bitwise_not")(_unary(lambda rng, shape: rng.random(shape) < 0.5))
 
 _BINARY_SHAPES = (
     ((2, 3), (2, 3)),
@@ -99,7 +99,7 @@ samples("pow")(_binary(_positive, _normal))
 samples("eq", "not_equal", "less", "less_equal", "greater", "greater_equal")(_binary(few_values, few_values))
 
 
-@samples("logical_and", "logical_or", "logical_xor")
+@samples("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
 def _logic(rng: np.random.Generator) -> Iterator[Sample]:
     yield from _binary(lambda r, s: r.random(s) < 0.5, lambda r, s: r.random(s) < 0.5, scalars=False)(rng)
     yield (rng.integers(0, 8, (2, 3)), rng.integers(0, 8, 3)), {}

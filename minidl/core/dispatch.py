@@ -18,6 +18,7 @@ from minidl.core.dtypes import default_dtype, half_among, result_dtype, rounded,
 from minidl.core.errors import AnomalyError, BackendError, describe, explained
 from minidl.core.graph import Node, has_nan, node_of_one, node_of_two, user_line
 from minidl.core.registry import Backend, Kernel, _host_backend, backend_of, device_types, primitives, serving
+from minidl.core.shown import link_shown
 from minidl.core.tensor import Tensor, as_device_array, base_array
 
 if TYPE_CHECKING:
@@ -178,9 +179,12 @@ def record(prim: Primitive, args: tuple, params: dict, out: Any) -> Any:
         out = as_device_array(out)
         node = Node(prim, args, params, needs, out) if needs and out.dtype.kind in "fcV" else None
         result = Tensor._from_node(out, node)
-    for t in result if type(result) is tuple else (result,):
-        if isinstance(t.array, _ndarray) and t.array.base is not None:
-            _link_view(t, args)
+    for i, t in enumerate(result if type(result) is tuple else (result,)):
+        if isinstance(t.array, _ndarray):
+            if t.array.base is not None:
+                _link_view(t, args)
+        elif prim.view and isinstance(args[0], Tensor) and not backend_of(t.array).mutable:
+            link_shown(t, prim, args, params, i)
     if here.special:
         _attend(here, prim, args, params, result)
     return result

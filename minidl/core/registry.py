@@ -90,6 +90,8 @@ class Backend:
     xp: Any = np
     #: the backend on the same arrays whose kernels serve what this one has none for
     parent: str | None = None
+    #: can arrays be written to, and views of them share their memory?
+    mutable = True
     #: used by ``auto``: the loadable backend with the highest priority is taken
     priority = 0
     #: a module that registers this backend's kernels when it is imported, which is done when the first is looked for

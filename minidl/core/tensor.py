@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidl.core import backward as engine
-from minidl.core import trace
+from minidl.core import shown, trace
 from minidl.core.context import current
 from minidl.core.device import backend_for
 from minidl.core.device import device as as_device
@@ -252,6 +252,8 @@ class Tensor(Methods):
         """The same memory, cut off from the graph."""
         t = Tensor._from_node(self.array, None, 0)
         t._base = self if self._base is None else self._base
+        if type(self.array) is not _ndarray and not backend_of(self.array).mutable:
+            shown.link(t, self, lambda memory: memory)
         return t
 
     def retain_grad(self) -> Tensor:

@@ -14,6 +14,7 @@ from minidl.core import trace
 from minidl.core.graph import Node
 from minidl.core.primitive import Primitive
 from minidl.core.registry import backend_of, primitives, to_numpy
+from minidl.core.shown import spread
 from minidl.core.tensor import Tensor
 
 
@@ -30,6 +31,8 @@ def assign_(self: Tensor, value: Any) -> Tensor:
         self.array = backend.xp.broadcast_to(backend.asarray(array, dtype=self.dtype), self.shape).copy()
     trace.assigned(self, old)
     self._bump()
+    if self.array is not old:
+        spread(self, old)
     return self
 
 
@@ -42,7 +45,7 @@ def become(self: Tensor, new: Tensor, op: str) -> Tensor:
     if new.requires_grad:
         if self.is_leaf and self.requires_grad:
             raise RuntimeError(f"{op}: a leaf that requires a gradient cannot be changed in place; use no_grad()")
-        if self._base is not None:
+        if self._base is not None or "_shown" in self.__dict__:
             raise RuntimeError(f"{op}: a view cannot be changed in place while gradients are recorded; clone() it")
         assert new._node is not None
         _keep_old_value_for(self, new._node)
@@ -55,12 +58,15 @@ def become(self: Tensor, new: Tensor, op: str) -> Tensor:
         self.array = array.astype(self.dtype)
     trace.assigned(self, old)
     self._bump()
+    if self.array is not old:
+        spread(self, old)
     if new.requires_grad:
         retained = self._node and self._node.retain and self._node.retain.pop(self._output_index, None)
         self._node, self._edge, self.requires_grad = new._node, new._edge, True
         if retained:
             self.retain_grad()
-        for view in [v for r in self._views or () if (v := r()) is not None]:
+        showing = self.__dict__.get("_showing", ())
+        for view in [v for r in (*(self._views or ()), *showing) if (v := r()) is not None]:
             view._node, view._edge, view.requires_grad = Node(_stale_view, (self,), {}, 1, view.array), None, True
         self._views = None
     return self

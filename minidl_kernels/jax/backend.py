@@ -28,6 +28,7 @@ class JaxBackend(Backend):
     device = "jax"
     array_type = jax.Array
     xp = jnp
+    mutable = False
     # slower than numba on a CPU unless whole steps are captured
     priority = 5
 

@@ -101,10 +101,13 @@ class LiveInt(Live, int):
 
 
 class Cell:
-    """A place that holds an array: how a captured step finds the array again, and puts a new one there."""
+    """A place that holds an array: how a captured step finds the array again, and puts new values there: ``put``
+    copies them, ``hold`` keeps the very array, which is nobody else's."""
 
-    def __init__(self, get: Callable[[], Any], put: Callable[[Any], None]) -> None:
-        self.get, self.put = get, put
+    def __init__(
+        self, get: Callable[[], Any], put: Callable[[Any], Any], hold: Callable[[Any], None] | None = None
+    ) -> None:
+        self.get, self.put, self.hold = get, put, hold or put
 
 
 def capturing() -> bool:

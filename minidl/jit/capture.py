@@ -198,7 +198,7 @@ class Tracer(Passive):
             made = self._emit("broadcast_to", [made], {"shape": tuple(target.shape)}, target.shape, made.dtype)
         if made.dtype != target.dtype:
             made = self._emit("astype", [made], {"dtype": np.dtype(target.dtype)}, target.shape, target.dtype)
-        self._change(target, made, Cell(lambda: tensor.array, tensor.assign_))
+        self._change(target, made, Cell(lambda: tensor.array, tensor.assign_, tensor._renew))
 
     def assigned(self, tensor: Any, old: Any) -> None:
         if tensor.array is not old and id(old) in self.by_id:
@@ -437,7 +437,7 @@ def capture(run: Callable[[], list], arguments: list, leaves: list) -> tuple[Cap
     for i, tensor in tracer.tensors.items():
         v = tracer.externals.get(i)
         if v is not None and i not in tracer.placed:
-            v.cell = Cell(functools.partial(getattr, tensor, "array"), tensor.assign_)
+            v.cell = Cell(functools.partial(getattr, tensor, "array"), tensor.assign_, tensor._renew)
             watched.append((tensor, tensor.requires_grad, tuple((tensor._hooks or {}).values())))
     program = Program(tracer.inputs, tracer.steps, list(tracer.updated.values()), returned, tracer.guards)
     borrowed = [a for i, a in tracer.borrowed.items() if i in tracer.homes]

@@ -18,7 +18,8 @@ from minidl_kernels.jax.mesh import active_mesh, split_sharding, whole_sharding
 class LoweredProgram:
     """Callable with the list of input arrays; returns the list of result arrays.
 
-    External values that the program updates are donated: XLA may reuse their memory for the new values.
+    External values that the program updates are donated: XLA may reuse their memory for the new values. (Not so where
+    an index may be found not to fit: then the old values stay.)
     """
 
     def __init__(self, program: Program) -> None:
@@ -39,7 +40,8 @@ class LoweredProgram:
             self.splits = [split_sharding(self.mesh, v.shape) for v in program.inputs]
             options["in_shardings"] = (whole, whole, self.splits, whole)
             options["out_shardings"] = whole
-        self.function = jax.jit(self._run, donate_argnums=0, **options)
+        self.options = options
+        self.function: Any = None
 
     def _run(self, state: list, constants: list, inputs: list, numbers: list) -> tuple[list, list, Any]:
         with collecting() as flags:
@@ -47,9 +49,7 @@ class LoweredProgram:
         self.errors = [error for _, error in flags]
         if not flags:
             return results, new, ()
-        right = jnp.stack([fits for fits, _ in flags])
-        # the old state is gone once it is donated
-        return results, [jnp.where(right.all(), n, s) for n, s in zip(new, state)], right
+        return results, new, jnp.stack([fits for fits, _ in flags])
 
     def _steps(self, state: list, constants: list, inputs: list, numbers: list) -> tuple[list, list]:
         env: dict[int, Any] = {}
@@ -77,10 +77,14 @@ class LoweredProgram:
             inputs = [jax.device_put(a, s) for a, s in zip(inputs, self.splits)]
         # random keys are 64-bit unsigned
         numbers = [np.uint64(n) if isinstance(n, int) and n >= 0 else n for n in (x.read() for x in self.live)]
-        results, new, right = self.function(state, constants, inputs, numbers)
-        for target, array in zip(self.updated, new):
-            target.cell.put(array)
+        arguments = state, constants, inputs, numbers
+        if self.function is None:
+            jax.eval_shape(self._run, *arguments)  # tells whether there are flags
+            self.function = jax.jit(self._run, donate_argnums=() if self.errors else 0, **self.options)
+        results, new, right = self.function(*arguments)
         for fits, error in zip(np.asarray(right), self.errors):
             if not fits:
                 raise error
+        for target, array in zip(self.updated, new):
+            target.cell.hold(array)
         return results

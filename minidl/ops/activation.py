@@ -148,8 +148,8 @@ def _normal_pdf(x):
 
 normal_cdf.defvjp(x=lambda g, x: g * _normal_pdf(x))
 
-# sqrt(2 / pi) and the cubic's coefficient in the tanh approximation of gelu
-_GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+#: gelu's approximation by tanh is x (1 + tanh(scale (x + cubic x^3))) / 2; kernels take the numbers from here
+GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 @primitive(promote="float", elementwise=True)
@@ -166,7 +166,7 @@ def gelu(x, *, approximate="none"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     one = x.dtype.type
     with np.errstate(over="ignore", invalid="ignore"):
-        inner = one(_GELU_SCALE) * x * (1 + one(_GELU_CUBIC) * (x * x))
+        inner = one(GELU_SCALE) * x * (1 + one(GELU_CUBIC) * (x * x))
         return one(0.5) * x * (1 + xp.tanh(inner))
 
 
@@ -175,8 +175,8 @@ def gelu_grad(g, x, *, approximate):
     if approximate == "none":
         return g * (normal_cdf(x) + x * _normal_pdf(x))
     square = x * x
-    t = tanh(_GELU_SCALE * x * (1 + _GELU_CUBIC * square))
-    slope = _GELU_SCALE * (1 + 3 * _GELU_CUBIC * square)
+    t = tanh(GELU_SCALE * x * (1 + GELU_CUBIC * square))
+    slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * square)
     return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
 
 

@@ -28,9 +28,9 @@ template <typename A> __device__ inline A log_one_plus_exp(A x) { return nan_max
 __device__ inline float cdf_normal(float x) { return normcdff(x); }
 __device__ inline double cdf_normal(double x) { return normcdf(x); }
 template <typename A> __device__ inline A pdf_normal(A x) { return exp(A(-0.5) * x * x) * A(0.3989422804014327); }
-// sqrt(2 / pi) (x + 0.044715 x^3), in the tanh approximation of gelu
+// sqrt(2 / pi) (x + 0.044715 x^3), in the tanh approximation of gelu; source.py puts the numbers in
 template <typename A> __device__ inline A gelu_inner(A x) {
-    return A(0.7978845608028654) * x * (1 + A(0.044715) * x * x);
+    return A(GELU_SCALE) * x * (1 + A(GELU_CUBIC) * x * x);
 }
 
 UNARY(Sigmoid, return logistic(x);)
@@ -53,7 +53,7 @@ GRADIENT(GeluGrad, return g * (cdf_normal(x) + x * pdf_normal(x));)
 UNARY(GeluTanh, return A(0.5) * x * (1 + tanh(gelu_inner(x)));)
 GRADIENT(GeluTanhGrad,
     const A t = tanh(gelu_inner(x));
-    const A slope = A(0.7978845608028654) * (1 + A(3 * 0.044715) * x * x);
+    const A slope = A(GELU_SCALE) * (1 + A(3 * GELU_CUBIC) * x * x);
     return g * (A(0.5) * (1 + t) + A(0.5) * x * (1 - t * t) * slope);)
 
 UNARY(Silu, return x / (1 + exp(-x));)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from minidl.ops.activation import GELU_CUBIC, GELU_SCALE
+
 FOLDER = Path(__file__).parent
 
 #: element types by NumPy's name of the dtype, in C++
@@ -48,7 +50,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 
 def source(family: str) -> str:
     """The text of ``family.cu`` with the headers of this folder put in where they are included (CuPy's cache of
-    compiled kernels goes by the text, and would not notice a change in a header)."""
+    compiled kernels goes by the text, and would not notice a change in a header), and the numbers of formulas."""
     seen: set[str] = set()
 
     def expand(name: str) -> str:
@@ -58,7 +60,7 @@ def source(family: str) -> str:
         text = (FOLDER / name).read_text()
         return re.sub(r'^#include "(.+)"$', lambda found: expand(found[1]), text, flags=re.MULTILINE)
 
-    return expand(f"{family}.cu")
+    return expand(f"{family}.cu").replace("GELU_SCALE", repr(GELU_SCALE)).replace("GELU_CUBIC", repr(GELU_CUBIC))
 
 
 def specialized(expression: str, dtype: str) -> str:

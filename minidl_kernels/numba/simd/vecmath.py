@@ -20,13 +20,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from minidl.ops.activation import GELU_CUBIC, GELU_SCALE
 from minidl_kernels.numba.simd.compiled import INLINED, inlined
 
 # The options of ``inlined`` matter here: reassociation would undo the two-part reductions below; contraction to fused
 # multiply-add only makes them better.
 
-#: gelu's approximation by tanh is x (1 + tanh(scale x (1 + cubic x^2))) / 2
-GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 _GELU_CUBIC_3 = 3 * GELU_CUBIC
 #: the normal density at 0
 _DENSITY = 1 / math.sqrt(2 * math.pi)

@@ -20,7 +20,8 @@ from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import Primitive, primitive
 from minidl.core.registry import backend_of, namespace
-from minidl.ops.elementwise import abs, astype, exp, logical_and, minimum, where
+from minidl.ops.comparison import logical_and
+from minidl.ops.elementwise import abs, astype, exp, minimum, where
 from minidl.ops.reduction import sum
 from minidl.ops.shape import chunk, concat, reshape
 

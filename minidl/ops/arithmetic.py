@@ -13,21 +13,14 @@ import numpy as np
 from minidl.core.dtypes import default_dtype
 from minidl.core.primitive import primitive, quiet
 from minidl.core.registry import namespace
+from minidl.ops.comparison import eq, isfinite, isnan, less, less_equal, logical_and, logical_not, logical_or
 from minidl.ops.elementwise import abs as absolute
 from minidl.ops.elementwise import (
     add,
     astype,
     clip,
     div,
-    eq,
-    isfinite,
-    isnan,
-    less,
-    less_equal,
     logaddexp,
-    logical_and,
-    logical_not,
-    logical_or,
     mul,
     ones_like,
     pow,

@@ -16,7 +16,8 @@ from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace, to_numpy
 from minidl.core.trace import capturing
-from minidl.ops.elementwise import astype, eq, exp, less, logaddexp, maximum, where, zeros_like
+from minidl.ops.comparison import eq, less
+from minidl.ops.elementwise import astype, exp, logaddexp, maximum, where, zeros_like
 from minidl.ops.indexing import checked_index, gather, gather_grad
 from minidl.ops.loss import _check_reduction, _host
 from minidl.ops.reduction import logsumexp, mean, sum

@@ -11,7 +11,8 @@ from typing import Any
 from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.registry import namespace
-from minidl.ops.elementwise import mul, not_equal, where
+from minidl.ops.comparison import not_equal
+from minidl.ops.elementwise import mul, where
 from minidl.ops.random import keyed_dropout
 from minidl.random import default_generator
 

@@ -16,8 +16,9 @@ import numpy as np
 from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
+from minidl.ops.comparison import logical_or
 from minidl.ops.elementwise import abs as absolute
-from minidl.ops.elementwise import astype, div, logical_or, ones_like, sign, square, sum_to, where
+from minidl.ops.elementwise import astype, div, ones_like, sign, square, sum_to, where
 from minidl.ops.reduction import amax, amin, normalize_axes, over, restore
 from minidl.ops.reduction import any as any_
 from minidl.ops.reduction import sum as add_up

@@ -15,22 +15,8 @@ from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.activation import log_softmax, relu, sigmoid, softplus
-from minidl.ops.elementwise import (
-    abs,
-    astype,
-    broadcast_to,
-    clip,
-    eq,
-    exp,
-    log,
-    minimum,
-    mul,
-    not_equal,
-    sqrt,
-    square,
-    sum_to,
-    where,
-)
+from minidl.ops.comparison import eq, not_equal
+from minidl.ops.elementwise import abs, astype, broadcast_to, clip, exp, log, minimum, mul, sqrt, square, sum_to, where
 from minidl.ops.indexing import checked_index, gather, one_hot, take
 from minidl.ops.linalg import norm
 from minidl.ops.normalization import normalize

@@ -120,7 +120,7 @@ def pdist(x: Any, p: float = 2.0) -> Any:
 
 def diff(x: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """The differences of neighbours along ``axis``, ``n`` times over, of ``prepend``, ``x`` and ``append`` joined."""
-    from minidl.ops.elementwise import bitwise_xor
+    from minidl.ops.comparison import bitwise_xor
     from minidl.ops.shape import narrow
 
     if n < 0:

@@ -9,7 +9,8 @@ import numpy as np
 from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.registry import namespace
-from minidl.ops.elementwise import add, astype, isnan, mul, sub, where
+from minidl.ops.comparison import isnan
+from minidl.ops.elementwise import add, astype, mul, sub, where
 from minidl.ops.indexing import checked_index, gather, gather_grad, getitem, setitem, take, take_grad
 from minidl.ops.reduction import ValuesAndIndices, exclusive_cumprod, sort
 from minidl.ops.reduction import any as any_

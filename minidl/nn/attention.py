@@ -72,6 +72,10 @@ class MultiheadAttention(Module):
         probability of dropping an attention weight, in training.
     bias:
         add biases in the projections.
+    add_bias_kv:
+        one learned key and value more, ``bias_k`` and ``bias_v`` (1, 1, E), which no mask hides.
+    add_zero_attn:
+        one key and value of zeros more, which no mask hides.
     kdim, vdim:
         widths of keys and values, default ``embed_dim``.
     batch_first:
@@ -94,10 +98,12 @@ class MultiheadAttention(Module):
         num_heads: int,
         dropout: float = 0.0,
         bias: bool = True,
-        *,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
         kdim: int | None = None,
         vdim: int | None = None,
         batch_first: bool = False,
+        *,
         num_kv_heads: int | None = None,
         rotary: Module | None = None,
         block_size: int | None = None,
@@ -130,6 +136,9 @@ class MultiheadAttention(Module):
             self.k_proj_weight = Parameter(np.empty((kv_dim, self.kdim), dtype))
             self.v_proj_weight = Parameter(np.empty((kv_dim, self.vdim), dtype))
         self.in_proj_bias = Parameter(np.empty(embed_dim + 2 * kv_dim, dtype)) if bias else None
+        self.bias_k = Parameter(np.empty((1, 1, kv_dim), dtype)) if add_bias_kv else None
+        self.bias_v = Parameter(np.empty((1, 1, kv_dim), dtype)) if add_bias_kv else None
+        self.add_zero_attn = add_zero_attn
         self.out_proj = Linear(embed_dim, embed_dim, bias=bias, dtype=dtype)
         self.reset_parameters()
 
@@ -142,6 +151,9 @@ class MultiheadAttention(Module):
         for bias in (self.in_proj_bias, self.out_proj.bias):
             if bias is not None:
                 init.zeros_(bias)
+        for row in (self.bias_k, self.bias_v):
+            if row is not None:
+                init.xavier_normal_(row)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sizes = [self.embed_dim] + [self.num_kv_heads * self.head_dim] * 2
@@ -161,6 +173,16 @@ class MultiheadAttention(Module):
         """(N, L, heads · head_dim) -> (N, heads, L, head_dim)."""
         n, length, width = x.shape
         return ops.swapaxes(ops.reshape(x, shape=(n, length, width // self.head_dim, self.head_dim)), 1, 2)
+
+    def _more_keys(self, x: Tensor, bias: Parameter | None) -> Tensor:
+        """Keys or values (N, heads, S, head_dim) with those that ``add_bias_kv`` and ``add_zero_attn`` ask for."""
+        shape = (*x.shape[:2], 1, self.head_dim)
+        more = []
+        if bias is not None:
+            more.append(ops.expand(ops.reshape(bias, shape=(1, shape[1], 1, self.head_dim)), shape))
+        if self.add_zero_attn:
+            more.append(as_tensor(backend_of(x.array).xp.zeros(shape, x.dtype)))
+        return ops.concatenate([x, *more], axis=2) if more else x
 
     def _mask(self, key_padding_mask: Any, attn_mask: Any, n: int, dtype: Any) -> Any:
         """PyTorch's two masks as one for scaled_dot_product_attention (there, True means take part)."""
@@ -232,10 +254,21 @@ class MultiheadAttention(Module):
             # aligned at the last key: the queries come after the cached steps
             later = np.arange(k.shape[2]) > np.arange(past, past + length)[:, None]
             mask = self._mask(None, later, n, q.dtype) if mask is None else _both(mask, ~later)
+        causal = is_causal and not past
+        more = (self.bias_k is not None) + self.add_zero_attn
+        if more:
+            if cache is not None:
+                raise ValueError("MultiheadAttention: a cache does not go with add_bias_kv or add_zero_attn")
+            if causal:
+                earlier = np.tril(np.ones((length, k.shape[2]), bool))
+                mask, causal = as_tensor(earlier) if mask is None else _both(mask, earlier), False
+            k, v = self._more_keys(k, self.bias_k), self._more_keys(v, self.bias_v)
+            if mask is not None:
+                mask = ops.pad(mask, (0, more), value=1 if mask.dtype.kind == "b" else 0.0)
         options = {
             "attn_mask": mask,
             "dropout_p": self.dropout if self.training else 0.0,
-            "is_causal": is_causal and not past,
+            "is_causal": causal,
             "enable_gqa": self.num_kv_heads != self.num_heads,
         }
         weights = None

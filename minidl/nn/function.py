@@ -15,9 +15,14 @@ class FunctionLayer(Module):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self._settings = tuple(settings)
+        self._settings: tuple[str, ...] = ()
         for name, value in settings.items():
-            setattr(self, name, value)
+            self.add_setting(name, value)
+
+    def add_setting(self, name: str, value: Any) -> None:
+        """One more setting, kept as an attribute."""
+        self._settings += (name,)
+        setattr(self, name, value)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as they are now."""
@@ -27,4 +32,4 @@ class FunctionLayer(Module):
         return type(self)._function(*inputs, **self.settings())
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if value is not None)

@@ -71,6 +71,8 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         touch(self)
+        if kwargs and not args and "input" in kwargs:  # PyTorch's name of the first argument of most layers
+            args = (kwargs.pop("input"),)
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         return self._hooks.run(self, args, kwargs)

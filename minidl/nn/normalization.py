@@ -30,6 +30,7 @@ class _RunningNorm(Module):
         affine: bool,
         track_running_stats: bool,
         dtype: Any,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -39,7 +40,7 @@ class _RunningNorm(Module):
         self.track_running_stats = track_running_stats
         dtype = dtype or default_dtype()
         self.weight = Parameter(np.ones(num_features, dtype)) if affine else None
-        self.bias = Parameter(np.zeros(num_features, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(num_features, dtype)) if affine and bias else None
         tracked = track_running_stats
         self.register_buffer("running_mean", np.zeros(num_features, dtype) if tracked else None)
         self.register_buffer("running_var", np.ones(num_features, dtype) if tracked else None)
@@ -55,9 +56,7 @@ class _RunningNorm(Module):
     def reset_parameters(self) -> None:
         """Forget the running statistics; weight 1, bias 0."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
-            self.weight.assign_(1)
-            self.bias.assign_(0)
+        _reset(self)
 
     def _check(self, x: Any) -> None:
         if x.ndim not in self.axes or x.shape[1] != self.num_features:
@@ -71,6 +70,10 @@ class _RunningNorm(Module):
         """Normalize by the statistics of ``x`` itself, and track them in training."""
         raise NotImplementedError
 
+    def _share(self) -> float:
+        """What a batch counts for in the running statistics, between 0 and 1."""
+        raise NotImplementedError
+
     def forward(self, x: Any) -> Any:
         self._check(x)
         if not self.training and self.track_running_stats:
@@ -81,10 +84,9 @@ class _RunningNorm(Module):
 
     @no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of a batch with ``count`` values per channel. The running variance
-        is the unbiased one."""
-        self.num_batches_tracked.assign_(self.num_batches_tracked + 1)
-        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        """Move the running statistics towards those of a batch with ``count`` values per channel, by the share that
+        :meth:`_share` gives. The running variance is the unbiased one."""
+        share = self._share()
         self.running_mean.assign_(self.running_mean * (1 - share) + mean * share)
         self.running_var.assign_(self.running_var * (1 - share) + var * (share * count / (count - 1)))
 
@@ -100,7 +102,8 @@ class _BatchNorm(_RunningNorm):
 
     In training, the statistics are those of the batch, and ``running_mean`` and ``running_var`` move towards them by
     the fraction ``momentum`` (None: they become the averages over all batches so far). In evaluation, the running
-    statistics are used if there are any. ``affine`` adds a learned weight and bias per channel.
+    statistics are used if there are any. ``affine`` adds a learned weight and, unless ``bias`` is false, bias per
+    channel. A batch without samples leaves the running statistics as they are.
     """
 
     def __init__(
@@ -111,14 +114,27 @@ class _BatchNorm(_RunningNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def _normalize(self, x: Any) -> Any:
+        if 0 in x.shape:  # there is nothing to take statistics of
+            if self.training and self.track_running_stats:
+                self._share()
+            return ops.batch_norm_inference(
+                x, np.zeros(self.num_features, x.dtype), np.ones(self.num_features, x.dtype), self.weight, self.bias
+            )
         out, mean, var = ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
         if self.training and self.track_running_stats:
             self._track(mean, var, x.shape[0] * math.prod(x.shape[2:]))
         return out
+
+    def _share(self) -> float:
+        """Counts the batch; returns what it counts for in the running statistics."""
+        self.num_batches_tracked.assign_(self.num_batches_tracked + 1)
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
 
 
 class BatchNorm(_BatchNorm):
@@ -145,7 +161,9 @@ class BatchNorm3d(_BatchNorm):
 class _InstanceNorm(_RunningNorm):
     """Instance normalization (Ulyanov et al., 2016) of (N, num_features, *size): each channel of each sample by itself.
 
-    With ``track_running_stats``, evaluation uses running statistics, updated as in batch normalization.
+    One sample (num_features, *size) will do, too. With ``track_running_stats``, evaluation uses running statistics,
+    which move by ``momentum`` as in batch normalization; None leaves them as they are. As in PyTorch, batches are not
+    counted: ``num_batches_tracked`` stays 0.
     """
 
     def __init__(
@@ -156,11 +174,21 @@ class _InstanceNorm(_RunningNorm):
         affine: bool = False,
         track_running_stats: bool = False,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim + 1 in self.axes:
+            return ops.squeeze(super().forward(ops.unsqueeze(x, axis=0)), axis=0)
+        return super().forward(x)
+
+    def _share(self) -> float:
+        return self.momentum or 0.0
 
     def _normalize(self, x: Any) -> Any:
-        if self.training and self.track_running_stats:
+        if self.training and self.track_running_stats and x.shape[0]:
             pixels = tuple(range(2, x.ndim))
             if math.prod(x.shape[2:]) < 2:
                 raise ValueError(
@@ -190,11 +218,19 @@ class InstanceNorm3d(_InstanceNorm):
 class GroupNorm(Module):
     """Group normalization (Wu and He, 2018) of (N, num_channels, *size), in ``num_groups`` groups of channels.
 
-    ``affine`` adds a learned weight and bias per channel. Raises ValueError if the channels do not split evenly.
+    ``affine`` adds a learned weight and, unless ``bias`` is false, bias per channel. Raises ValueError if
+    the channels do not split evenly.
     """
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, dtype: Any = None
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if num_groups < 1 or num_channels % num_groups:
@@ -205,13 +241,11 @@ class GroupNorm(Module):
         self.affine = affine
         dtype = dtype or default_dtype()
         self.weight = Parameter(np.ones(num_channels, dtype)) if affine else None
-        self.bias = Parameter(np.zeros(num_channels, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(num_channels, dtype)) if affine and bias else None
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.weight is not None and self.bias is not None:
-            self.weight.assign_(1)
-            self.bias.assign_(0)
+        _reset(self)
 
     def forward(self, x: Any) -> Any:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
@@ -246,10 +280,7 @@ class LayerNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.weight is not None:
-            self.weight.assign_(1)
-        if self.bias is not None:
-            self.bias.assign_(0)
+        _reset(self)
 
     def forward(self, x: Any) -> Any:
         return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -289,6 +320,14 @@ class RMSNorm(Module):
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+def _reset(layer: Any) -> None:
+    """Weight 1 and bias 0, where there are such."""
+    if layer.weight is not None:
+        layer.weight.assign_(1)
+    if layer.bias is not None:
+        layer.bias.assign_(0)
 
 
 def _shape(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -53,6 +53,23 @@ class _AvgPool(FunctionLayer):
         )
 
 
+class _AvgPoolOver(_AvgPool):
+    """The mean of each window; see :func:`minidl.ops.avg_pool2d`. ``stride`` defaults to the kernel size;
+    ``divisor_override`` divides the window's sum by another number than its size."""
+
+    def __init__(
+        self,
+        kernel_size: _Size,
+        stride: _Size | None = None,
+        padding: _Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+        self.add_setting("divisor_override", divisor_override)
+
+
 class _AdaptiveMaxPool(FunctionLayer):
     """The maximum of each of ``output_size`` windows per axis, whatever the input's size."""
 
@@ -116,13 +133,13 @@ class AvgPool1d(_AvgPool):
     _function = ops.avg_pool1d
 
 
-class AvgPool2d(_AvgPool):
-    __doc__ = _AvgPool.__doc__
+class AvgPool2d(_AvgPoolOver):
+    __doc__ = _AvgPoolOver.__doc__
     _function = ops.avg_pool2d
 
 
-class AvgPool3d(_AvgPool):
-    __doc__ = _AvgPool.__doc__
+class AvgPool3d(_AvgPoolOver):
+    __doc__ = _AvgPoolOver.__doc__
     _function = ops.avg_pool3d
 
 

@@ -156,8 +156,10 @@ class _Recurrent(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_sizes(self, input_size=input_size)
-        check_sizes(self, least=1, hidden_size=hidden_size, num_layers=num_layers)
+        check_sizes(self, least=1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        for name, flag in (("bias", bias), ("batch_first", batch_first)):
+            if not isinstance(flag, bool):  # an int here is an argument that slipped: num_layers=1 is easily forgotten
+                raise TypeError(f"{type(self).__name__}: {name} must be a bool, got {flag!r}")
         if not 0 <= dropout <= 1:
             raise ValueError(f"{type(self).__name__}: dropout must be in [0, 1], got {dropout}")
         self.input_size = input_size

@@ -15,8 +15,9 @@ input, the gradient for its weight) and each one's gradients are the other two.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from minidl.core.registry import namespace
 from minidl.ops import reduction
 from minidl.ops.einsum import einsum
 from minidl.ops.indexing import add_at
-from minidl.ops.shape import pad_nd, reshape
+from minidl.ops.shape import pad_nd, reshape, squeeze, unsqueeze
 
 
 def output_size(size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[int, ...]:
@@ -165,9 +166,22 @@ def int_tuple(op: str, name: str, value: int | Sequence[int], n: int, low: int) 
     return tuple(map(int, value))
 
 
+def one_image_too(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function(n, x, ...)`` of x (N, C, *size) with n axes of size, made to take one image (C, *size) as well."""
+
+    @functools.wraps(function)
+    def call(n: int, x: Any, *arguments: Any) -> Any:
+        if x.ndim != n + 1:
+            return function(n, x, *arguments)
+        out = function(n, unsqueeze(x, axis=0), *arguments)
+        return tuple(squeeze(o, axis=0) for o in out) if isinstance(out, tuple) else squeeze(out, axis=0)
+
+    return call
+
+
 def _check_channels(op: str, n: int, x: Any, weight: Any, bias: Any, groups: int, transposed: bool) -> None:
     if x.ndim != n + 2:
-        raise ValueError(f"{op}: expected an input with {n + 2} axes (N, C, *size), got {describe(x)}")
+        raise ValueError(f"{op}: expected an input with {n + 2} axes (N, C, *size), or without N, got {describe(x)}")
     if weight.ndim != n + 2:
         raise ValueError(f"{op}: expected a weight with {n + 2} axes, got {describe(weight)}")
     if groups < 1 or weight.shape[0] % groups:
@@ -183,6 +197,7 @@ def _check_channels(op: str, n: int, x: Any, weight: Any, bias: Any, groups: int
         raise ValueError(f"{op}: expected a bias of shape ({gives},), one per output channel, got {describe(bias)}")
 
 
+@one_image_too
 def _conv(n, x, weight, bias, stride, padding, dilation, groups):
     op = f"conv{n}d"
     _check_channels(op, n, x, weight, bias, groups, transposed=False)
@@ -209,6 +224,7 @@ def _conv(n, x, weight, bias, stride, padding, dilation, groups):
     return conv(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
+@one_image_too
 def _conv_transpose(n, x, weight, bias, stride, padding, output_padding, dilation, groups):
     op = f"conv_transpose{n}d"
     _check_channels(op, n, x, weight, bias, groups, transposed=True)
@@ -236,15 +252,15 @@ def _conv_transpose(n, x, weight, bias, stride, padding, output_padding, dilatio
     return out if bias is None else out + reshape(bias, shape=(-1, *(1,) * n))
 
 
-def conv1d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Convolution over one axis: x (N, C, L), weight (O, C / groups, K), bias (O,); see :func:`conv2d`."""
     return _conv(1, x, weight, bias, stride, padding, dilation, groups)
 
 
-def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Convolution (cross-correlation) over two axes.
 
-    x (N, C, H, W), weight (O, C / groups, KH, KW) and bias (O,) give (N, O, OH, OW) with
+    x (N, C, H, W) (or one image, without N), weight (O, C / groups, KH, KW) and bias (O,) give (N, O, OH, OW) with
     OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1, and OW likewise.
 
     ``stride``, ``padding`` and ``dilation`` are ints or one int per axis; ``padding`` may also be ``"valid"`` (none) or
@@ -258,17 +274,17 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     return _conv(2, x, weight, bias, stride, padding, dilation, groups)
 
 
-def conv3d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Convolution over three axes: x (N, C, D, H, W), weight (O, C / groups, KD, KH, KW); see :func:`conv2d`."""
     return _conv(3, x, weight, bias, stride, padding, dilation, groups)
 
 
-def conv_transpose1d(x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+def conv_transpose1d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """Transposed convolution over one axis: x (N, C, L), weight (C, O / groups, K); see :func:`conv_transpose2d`."""
     return _conv_transpose(1, x, weight, bias, stride, padding, output_padding, dilation, groups)
 
 
-def conv_transpose2d(x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+def conv_transpose2d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """Transposed convolution: the gradient of :func:`conv2d` for its input, as a layer that enlarges.
 
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4. x (N, C, H, W), weight
@@ -280,6 +296,6 @@ def conv_transpose2d(x, weight, bias=None, *, stride=1, padding=0, output_paddin
     return _conv_transpose(2, x, weight, bias, stride, padding, output_padding, dilation, groups)
 
 
-def conv_transpose3d(x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+def conv_transpose3d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """Transposed convolution over three axes: weight (C, O / groups, KD, KH, KW); see :func:`conv_transpose2d`."""
     return _conv_transpose(3, x, weight, bias, stride, padding, output_padding, dilation, groups)

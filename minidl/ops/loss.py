@@ -179,7 +179,7 @@ def kl_div(x, target, reduction="mean", log_target=False):
     else:
         loss = target * log(where(eq(target, 0), 1.0, target)) - target * x
     if reduction == "batchmean":
-        return sum(loss) / x.shape[0]
+        return sum(loss) / (x.shape[0] if x.ndim else 1)
     return _reduce("kl_div", loss, reduction)
 
 
@@ -317,6 +317,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if is_floating(target.dtype):
+        if ignore_index is not None and ignore_index >= 0:
+            raise ValueError(f"cross_entropy: ignore_index={ignore_index} is for class indices, not for probabilities")
         return _soft_cross_entropy(logits, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", logits, target, weight, ignore_index)
     return _cross_entropy(

@@ -99,6 +99,7 @@ def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
     fewer than two values.
     """
     _check_channels("batch_norm", x, weight, bias)
+    _check_eps("batch_norm", eps)
     if x.shape[0] * math.prod(x.shape[2:]) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values per channel to take statistics of, got {describe(x)}")
     return _batch_norm(x, weight, bias, eps=eps)
@@ -107,10 +108,16 @@ def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
 def batch_norm_inference(x, mean, var, weight=None, bias=None, *, eps=1e-5):
     """Batch normalization of x (N, C, *size) with given statistics ``mean`` and ``var`` (C,), such as running ones."""
     _check_channels("batch_norm_inference", x, weight, bias)
+    _check_eps("batch_norm_inference", eps)
     scale = rsqrt(var + eps) if weight is None else rsqrt(var + eps) * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = (-1, *(1,) * (x.ndim - 2))
     return x * reshape(scale, shape=shape) + reshape(shift, shape=shape)
+
+
+def _check_eps(op: str, eps: float) -> None:
+    if not eps > 0:
+        raise ValueError(f"{op}: eps must be positive, got {eps}")
 
 
 def _check_channels(op: str, x: Any, weight: Any, bias: Any) -> None:

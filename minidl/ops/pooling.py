@@ -16,7 +16,7 @@ from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops import reduction
-from minidl.ops.conv import int_tuple
+from minidl.ops.conv import int_tuple, one_image_too
 from minidl.ops.indexing import add_at, gather, gather_grad
 from minidl.ops.shape import narrow, reshape, stack
 
@@ -235,9 +235,10 @@ def _window_arguments(op: str, n: int, x: Any, kernel_size, stride, padding, dil
 
 def _check_axes(op: str, n: int, x: Any) -> None:
     if x.ndim != n + 2:
-        raise ValueError(f"{op}: expected an input with {n + 2} axes (N, C, *size), got {describe(x)}")
+        raise ValueError(f"{op}: expected an input with {n + 2} axes (N, C, *size), or without N, got {describe(x)}")
 
 
+@one_image_too
 def _max(n, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
     op = f"max_pool{n}d"
     kernel, stride, padding, dilation = _window_arguments(op, n, x, kernel_size, stride, padding, dilation)
@@ -247,13 +248,20 @@ def _max(n, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices
     return out if return_indices else out[0]
 
 
-def _avg(n, x, kernel_size, stride, padding, ceil_mode, count_include_pad):
+@one_image_too
+def _avg(n, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override=None):
     op = f"avg_pool{n}d"
     kernel, stride, padding, _ = _window_arguments(op, n, x, kernel_size, stride, padding, 1)
-    return _avg_pools[n][0](
+    mean = _avg_pools[n][0](
         x, kernel_size=kernel, stride=stride, padding=padding, ceil_mode=bool(ceil_mode),
         count_include_pad=bool(count_include_pad),
     )  # fmt: skip
+    if divisor_override is None:
+        return mean
+    if not divisor_override:
+        raise ValueError(f"{op}: divisor_override must not be 0")
+    count = divisor(x.shape[2:], kernel, stride, padding, mean.shape[2:], bool(count_include_pad), mean.dtype)
+    return mean * (count / divisor_override).astype(mean.dtype)
 
 
 def _adaptive_size(op: str, n: int, x: Any, output_size: Any) -> tuple[int, ...]:
@@ -265,6 +273,7 @@ def _adaptive_size(op: str, n: int, x: Any, output_size: Any) -> tuple[int, ...]
     return int_tuple(op, "output_size", output_size, n, 1)
 
 
+@one_image_too
 def _adaptive_max(n, x, output_size, return_indices):
     output_size = _adaptive_size(f"adaptive_max_pool{n}d", n, x, output_size)
     if all(m % o == 0 for m, o in zip(x.shape[2:], output_size)):
@@ -274,6 +283,7 @@ def _adaptive_max(n, x, output_size, return_indices):
     return out if return_indices else out[0]
 
 
+@one_image_too
 def _adaptive_avg(n, x, output_size):
     output_size = _adaptive_size(f"adaptive_avg_pool{n}d", n, x, output_size)
     if set(output_size) == {1}:
@@ -293,7 +303,7 @@ def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    """The maximum of windows of x (N, C, H, W): (N, C, OH, OW).
+    """The maximum of windows of x (N, C, H, W): (N, C, OH, OW). One image, without N, will do, too.
 
     Sizes are ints or one int per axis; ``stride`` is by default the kernel size. Padding, of at most half a window,
     never wins. With ``ceil_mode`` a last window may hang over the end of the image. ``return_indices`` gives also the
@@ -313,18 +323,19 @@ def avg_pool1d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     return _avg(1, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """The mean of windows of x (N, C, H, W): (N, C, OH, OW).
 
     Parameters as for :func:`max_pool2d`; ``count_include_pad`` says whether the padding's zeros are counted in the
-    mean. Raises ValueError where windows do not fit.
+    mean. ``divisor_override`` divides the sums of the windows by this number instead. Raises ValueError where windows
+    do not fit.
     """
-    return _avg(2, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    return _avg(2, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """The mean of windows of x (N, C, D, H, W); see :func:`avg_pool2d`."""
-    return _avg(3, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    return _avg(3, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def adaptive_max_pool1d(x, output_size, return_indices=False):

@@ -103,15 +103,17 @@ def full_like(
 
 
 def arange(
-    start: float,
+    start: float = 0,
     stop: float | None = None,
     step: float = 1,
     *,
+    end: float | None = None,
     dtype: Any = None,
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """``start, start + step, ...`` up to, not including, ``stop``; ``arange(n)`` starts at 0. int64 if all are ints.
+    ``end`` is PyTorch's name for ``stop``.
 
     >>> from minidl import arange
     >>> arange(3), arange(1, 2, 0.5)
@@ -119,8 +121,12 @@ def arange(
     """
     if step == 0:
         raise ValueError("arange: step must not be zero")
+    if end is not None:
+        stop = end
     if stop is None:
         start, stop = 0, start
+    if dtype is not None and np.dtype(dtype).kind in "iu":
+        start, stop, step = int(start), int(stop), int(step)
     if dtype is None:
         whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
         dtype = np.int64 if whole else default_dtype()
@@ -169,14 +175,16 @@ def randn(
 
 def randint(
     low: int,
-    high: int | None = None,
-    size: int | Sequence[int] = (),
+    high: Any = None,
+    size: Any = None,
     *,
     generator: Generator | None = None,
     dtype: Any = np.int64,
     device: str | None = None,
 ) -> Tensor:
-    """Integers uniform on [low, high), of shape ``size``; ``randint(n, size=...)`` starts at 0."""
+    """Integers uniform on [low, high), of shape ``size``; ``randint(high, size)`` starts at 0."""
+    if size is None:
+        low, high, size = (low, None, high) if isinstance(high, (tuple, list)) else (low, high, ())
     if high is None:
         low, high = 0, low
     if high <= low:

@@ -46,6 +46,10 @@ def spelled(parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]) 
     """
     found = {}
     names = list(parameters)
+    if "dim2" in given and "dim1" in given and "dim0" not in given:  # the axes of a diagonal; else dim0 and dim1
+        given = (
+            {{"dim1": "axis1", "dim2": "axis2"}.get(n, n): v for n, v in given.items()} if "axis2" in names else given
+        )
     for name, value in given.items():
         to = name
         if name not in parameters:

@@ -131,6 +131,7 @@ from minidl.ops.elementwise import (
     astype,
     broadcast_to,
     ceil,
+    clamp,
     clip,
     contiguous,
     copy,

@@ -20,6 +20,7 @@ from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import Primitive, primitive
 from minidl.core.registry import backend_of, namespace
+from minidl.core.spelling import converted
 from minidl.ops.comparison import logical_and
 from minidl.ops.elementwise import abs, astype, exp, minimum, where
 from minidl.ops.reduction import sum
@@ -223,6 +224,8 @@ def softsign_grad(g, x):
 @primitive(promote="float", elementwise=True)
 def hardtanh(x, *, min_val=-1.0, max_val=1.0):
     """x limited to [min_val, max_val]; unlike ``clip``, the gradient is 0 at the bounds themselves (PyTorch)."""
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}")
     return namespace(x).clip(x, min_val, max_val)
 
 
@@ -258,12 +261,12 @@ def prelu(x, weight):
 
     He et al., "Delving deep into rectifiers", 2015. Raises ValueError where the weight does not fit.
     """
-    if weight.ndim != 1 or weight.shape[0] not in (1, x.shape[1] if x.ndim > 1 else 1):
+    if weight.ndim > 1 or (weight.ndim and weight.shape[0] not in (1, x.shape[1] if x.ndim > 1 else 1)):
         raise ValueError(
             f"prelu: weight {describe(weight)} does not fit x {describe(x)}; expected one element or one per channel"
         )
     per_channel = (1, -1) + (1,) * (x.ndim - 2) if x.ndim > 1 else (1,) * x.ndim
-    return where(x > 0, x, x * reshape(weight, shape=per_channel))
+    return where(x > 0, x, x * (reshape(weight, shape=per_channel) if weight.ndim else weight))
 
 
 @primitive(promote="float")
@@ -288,7 +291,7 @@ def glu_grad(g, x, *, axis):
     return concat(parts, axis=axis)
 
 
-@primitive(promote="float")
+@primitive(promote="float", also={"dtype": converted})
 def softmax(x, *, axis=-1):
     """exp(x) / sum(exp(x)) along ``axis``. The maximum is taken out first, so nothing overflows; NaN for a slice
     that is all -inf."""
@@ -307,7 +310,7 @@ def softmax_grad(g, out, *, axis):
     return weighted - out * sum(weighted, axis=axis, keepdims=True)
 
 
-@primitive(promote="float")
+@primitive(promote="float", also={"dtype": converted})
 def log_softmax(x, *, axis=-1):
     """log(softmax(x)) along ``axis``, without forming the softmax."""
     xp = namespace(x)
@@ -324,6 +327,6 @@ def log_softmax_grad(g, out, *, axis):
     return g - exp(out) * sum(g, axis=axis, keepdims=True)
 
 
-def softmin(x, axis=-1):
-    """softmax(-x)."""
-    return softmax(-x, axis=axis)
+def softmin(x, axis=-1, dtype=None):
+    """softmax(-x), of x converted to ``dtype`` if that is given."""
+    return softmax(-x if dtype is None else -astype(x, dtype=np.dtype(dtype)), axis=axis)

@@ -161,6 +161,8 @@ def int_tuple(op: str, name: str, value: int | Sequence[int], n: int, low: int) 
     """``value``, an int or n of them, as n ints. Raises ValueError naming ``op`` if there are not n or one is < low."""
     if isinstance(value, (int, np.integer)):
         value = (value,) * n
+    elif len(value) == 1:
+        value = tuple(value) * n
     if len(value) != n or any(v < low for v in value):
         raise ValueError(f"{op}: {name} must be an int or {n} ints, each at least {low}; got {value}")
     return tuple(map(int, value))

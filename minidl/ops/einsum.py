@@ -13,6 +13,7 @@ from minidl.core.errors import describe
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.ops.elementwise import broadcast_to, sum_to
+from minidl.ops.reduction import sum as add_up
 from minidl.ops.shape import reshape
 
 
@@ -216,6 +217,8 @@ def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
     tx = list(string.ascii_letters[: x.ndim])
     ty = list(string.ascii_letters[x.ndim : x.ndim + y.ndim])
     for a, b in zip(x_axes, y_axes):
+        if x.shape[a] != y.shape[b] and 1 in (x.shape[a], y.shape[b]):  # one number meets them all: their sum
+            x, y = (t if t.shape[c] == 1 else add_up(t, axis=c, keepdims=True) for t, c in ((x, a), (y, b)))
         if x.shape[a] != y.shape[b]:
             raise ValueError(f"tensordot: axis {a} of {describe(x)} and axis {b} of {describe(y)} differ in length")
         ty[b % y.ndim] = tx[a % x.ndim]

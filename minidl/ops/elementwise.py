@@ -5,6 +5,7 @@ Where an input was broadcast, its gradient is the sum over the copies: ``sum_to(
 
 from __future__ import annotations
 
+import builtins
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from minidl.core.dtypes import default_dtype, result_dtype
 from minidl.core.primitive import primitive, quiet
 from minidl.core.registry import backend_of, namespace
 from minidl.core.spelling import scaled
+from minidl.ops.comparison import greater, isnan, less, logical_or
 
 
 def sum_to(x, shape):
@@ -443,6 +445,8 @@ minimum.defvjp(
 @primitive(elementwise=True)
 def clip(x, *, min=None, max=None):
     """x limited to [min, max] (Python scalars or None); no gradient outside."""
+    if getattr(min, "ndim", 0) or getattr(max, "ndim", 0):
+        raise TypeError("clip: expected numbers as limits; clamp takes tensors, too")
     if min is None and max is None:
         return x.copy()
     # a NumPy scalar is as weak as Python's
@@ -459,6 +463,17 @@ def _clip_grad(g, x, min, max):
 
 
 clip.defvjp(x=_clip_grad)
+
+
+def clamp(x, min=None, max=None):
+    """x limited to [min, max], each a number, a tensor that broadcasts against x, or None. Where the limits cross,
+    ``max`` counts. The gradient of an element goes to what it is taken from. NaN stays NaN."""
+    for bound, beyond in ((min, less), (max, greater)):
+        if hasattr(bound, "ndim") and not isinstance(bound, np.generic):
+            x = where(logical_or(beyond(x, bound), isnan(bound)), bound, x)
+        elif bound is not None:
+            x = clip(x, min=bound) if beyond is less else clip(x, max=bound)
+    return x
 
 
 def where(condition, x, y):
@@ -512,7 +527,15 @@ def ceil(x):
     return namespace(x).ceil(x)
 
 
-@primitive(differentiable=False, elementwise=True)
+def _to_decimals(prim, args: tuple, params: dict, decimals: int):
+    """``decimals=``: rounded to so many digits after the point, or before it where negative."""
+    scale = 10.0 ** builtins.abs(decimals)
+    if decimals >= 0:
+        return div(prim(mul(args[0], scale)), scale) if decimals else prim(args[0])
+    return mul(prim(div(args[0], scale)), scale)
+
+
+@primitive(differentiable=False, elementwise=True, also={"decimals": _to_decimals})
 def round(x):
     """The nearest integer, halves to even."""
     return namespace(x).round(x)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core import trace
 from minidl.core.errors import describe
 from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
-from minidl.core.registry import namespace
+from minidl.core.registry import namespace, to_numpy
 
 
 class Slot:
@@ -172,9 +173,16 @@ def _check_gather(op: str, x, index, axis: int) -> None:
 def gather(x, index, *, axis):
     """PyTorch's gather, ``gather(x, axis, index)``: ``out[i][j] = x[index[i][j]][j]`` for axis 0. ``index`` has as many
     axes as ``x``."""
+    if 0 in index.shape and index.dtype.kind in "iu":
+        return namespace(x).zeros(index.shape, x.dtype)
+    if x.ndim == 0 and index.ndim == 1 and index.dtype.kind in "iu":
+        index = checked_index(index, size=1, op="gather from a number")
+        return namespace(x).broadcast_to(x, index.shape).copy()
     _check_gather("gather", x, index, axis)
     if x.ndim:
         index = checked_index(index, size=x.shape[axis], op=f"gather from {describe(x)}")
+    if x.ndim == 0:
+        return namespace(x).broadcast_to(x, index.shape).copy()
     cut = tuple(slice(None) if a == axis % x.ndim else slice(n) for a, n in enumerate(index.shape))
     return namespace(x).take_along_axis(x[cut], index, axis=axis)
 
@@ -191,7 +199,10 @@ def gather_grad(g, index, *, axis, shape):
     """Zeros of ``shape`` with ``g`` added at ``index`` along ``axis``."""
     xp = namespace(g)
     out = xp.zeros(shape, g.dtype)
-    xp.add.at(out, along(index, axis, xp), g)
+    if not shape:
+        return out + g.sum()
+    if g.size:
+        xp.add.at(out, along(index, axis, xp), g)
     return out
 
 
@@ -199,11 +210,14 @@ gather.defvjp(x=lambda g, index, axis, x_shape: gather_grad(g, index, axis=axis,
 gather_grad.defvjp(g=lambda g, index, axis: gather(g, index, axis=axis))
 
 
-def scatter(x, axis, index, source):
+def scatter(x, axis, index, source, reduce=None):
     """A copy of ``x`` with ``out[index[i][j]][j] = source[i][j]`` (axis 0); ``source`` may be a number."""
+    if reduce is not None:
+        raise ValueError(f"scatter: reduce={reduce!r} is not supported; scatter_add adds")
     _check_gather("scatter", x, index, axis)
-    if x.ndim:
-        index = checked_index(index, size=x.shape[axis], op="scatter")
+    if x.ndim == 0:
+        return setitem(x, source, ...) if index.size else x
+    index = checked_index(index, size=x.shape[axis], op="scatter")
     raw = index.array if isinstance(index, Traced) else index
     if getattr(source, "ndim", 0):
         source = getitem(source, tuple(slice(n) for n in raw.shape))
@@ -249,17 +263,30 @@ take_grad.defvjp(x=lambda g, index, axis: take(g, index, axis=axis))
 
 
 @primitive(differentiable=False)
-def one_hot(index, *, num_classes, dtype=np.int64):
-    """``out[..., k] = 1`` where ``index[...] == k``, else 0. Raises ValueError for an index out of range."""
+def one_hot(index, *, num_classes=-1, dtype=np.int64):
+    """``out[..., k] = 1`` where ``index[...] == k``, else 0. Raises ValueError for an index out of range.
+
+    ``num_classes=-1`` is one more than the largest index."""
     xp = namespace(index)
+    if num_classes == -1:
+        trace.leaving("one_hot without num_classes")
+        num_classes = int(to_numpy(index).max()) + 1 if index.size else 0
     # reading an index back from a device to check it would make every step wait
     if type(index) is np.ndarray and index.size and (index.min() < 0 or index.max() >= num_classes):
         raise ValueError(f"one_hot: indices {index.min()}..{index.max()} do not fit {num_classes} classes")
     return (index[..., None] == xp.arange(num_classes)).astype(dtype)
 
 
-@primitive(differentiable=False, dynamic=True)
+def _by_axis(prim, args: tuple, params: dict, as_tuple: bool):
+    """``as_tuple=``: the columns, one tensor for each axis."""
+    found = prim(*args, **params)
+    return tuple(found[:, axis] for axis in range(found.shape[1])) if as_tuple else found
+
+
+@primitive(differentiable=False, dynamic=True, also={"as_tuple": _by_axis})
 def nonzero(x):
     """Indices of the elements that are not zero, shape (count, ndim), as PyTorch has it."""
     xp = namespace(x)
+    if x.ndim == 0:
+        return xp.zeros((int(bool(x)), 0), np.int64)
     return xp.stack(xp.nonzero(x), axis=-1)

@@ -61,15 +61,22 @@ def _matmul_grad_y(g, x, y, y_shape):
 matmul.defvjp(x=_matmul_grad_x, y=_matmul_grad_y)
 
 
+def _check_matrix(op: str, x: Any) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"{op}: expected a matrix, or several in the last two axes; got {describe(x)}")
+
+
 @primitive(linear_in=("x",))
 def tril(x, *, k=0):
     """The lower triangle of the last two axes (up to diagonal ``k``); zero above."""
+    _check_matrix("tril", x)
     return namespace(x).tril(x, k)
 
 
 @primitive(linear_in=("x",))
 def triu(x, *, k=0):
     """The upper triangle of the last two axes (from diagonal ``k`` on); zero below."""
+    _check_matrix("triu", x)
     return namespace(x).triu(x, k)
 
 
@@ -109,10 +116,15 @@ diagonal.defvjp(
 diagonal_grad.defvjp(g=lambda g, offset, axis1, axis2: diagonal(g, offset=offset, axis1=axis1, axis2=axis2))
 
 
-def diag_embed(x: Any, offset: int = 0) -> Any:
-    """Square matrices with the last axis of ``x`` on a diagonal (PyTorch's diag_embed)."""
+def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Square matrices in axes ``dim1`` and ``dim2`` of the result, with the last axis of ``x`` on a diagonal (PyTorch's
+    diag_embed)."""
     n = x.shape[-1] + (offset if offset > 0 else -offset)
-    return diagonal_grad(x, offset=offset, axis1=-2, axis2=-1, shape=(*x.shape[:-1], n, n))
+    first, second = normalize_axes((dim1, dim2), x.ndim + 1, "diag_embed")
+    shape = list(x.shape[:-1])
+    for axis in sorted((first, second)):
+        shape.insert(axis, n)
+    return diagonal_grad(x, offset=offset, axis1=first, axis2=second, shape=tuple(shape))
 
 
 def diag(x: Any, k: int = 0) -> Any:
@@ -123,7 +135,9 @@ def diag(x: Any, k: int = 0) -> Any:
 
 
 def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
-    """Sum of a diagonal."""
+    """Sum of the diagonal of a matrix."""
+    if x.ndim != 2 and (offset, axis1, axis2) == (0, 0, 1):
+        raise ValueError(f"trace: expected a matrix, got {describe(x)}; name the axes of many with axis1 and axis2")
     return add_up(diagonal(x, offset=offset, axis1=axis1, axis2=axis2), axis=-1)
 
 
@@ -134,8 +148,10 @@ def norm(x, *, ord=2, axis=None, keepdims=False):
     ``ord`` is any number; inf and -inf give the largest and smallest |x|, 0 the count of non-zeros. The gradient is 0
     where the norm is 0. For norms of matrices see :func:`matrix_norm`.
     """
+    if ord == "fro":
+        ord = 2
     if isinstance(ord, str):
-        raise ValueError(f"norm: ord must be a number, got {ord!r}; 'fro' and 'nuc' belong to matrix_norm")
+        raise ValueError(f"norm: ord must be a number or 'fro', got {ord!r}; 'nuc' belongs to matrix_norm")
     xp, axis = namespace(x), over(axis, x)
     if ord == 2:
         return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
@@ -158,11 +174,12 @@ def _norm_grad(g, x, out, ord, axis, keepdims):
         return g * 0.0 * x
     if ord == 1:
         return g * sign(x)
+    axis = over(axis, x)
     if ord in (math.inf, -math.inf):
         tied = astype(absolute(x) == out, dtype=x.dtype)
         return g * sign(x) * tied / add_up(tied, axis=axis, keepdims=True)
     safe = where(out == 0, ones_like(out), out)
-    if ord == 2:
+    if ord in (2, "fro"):
         return where(out == 0, 0.0, g / safe) * x
     # d out / d x = sign(x) (|x| / out)^(ord - 1); at x = 0 the power may be infinite, the gradient is taken as 0
     ratio = where(x == 0, 1.0, absolute(x)) / safe
@@ -273,7 +290,14 @@ def slogdet(x):
 slogdet.defvjp(x=lambda g, x: g[1][..., None, None] * mT(inv(x)))
 
 
-@primitive(promote="float")
+def _upper(prim: Any, args: tuple, params: dict, upper: bool) -> Any:
+    """``upper=``: the transposed factor."""
+    if not upper:
+        return prim(*args, **params)
+    return mT(prim(mT(args[0])))
+
+
+@primitive(promote="float", also={"upper": _upper})
 def cholesky(x):
     """The lower triangular L with L L^T = x, for symmetric positive definite matrices (else LinAlgError). Only the
     lower triangle of ``x`` is looked at, but the gradient is that of the symmetric matrix."""

@@ -98,6 +98,18 @@ def _plain_index(index: Any) -> Any:
     return index.array if isinstance(index, Tensor) else index
 
 
+def _moved(x: Any, target: Any) -> Tensor:
+    """``x`` converted to a dtype, or on a device."""
+    if not is_device(target) and not (isinstance(target, str) and not is_dtype_name(target)):
+        return x.astype(target)
+    home = backend_for(target)
+    if home.array_type is backend_of(x.array).array_type:
+        return x
+    t = Tensor._from_node(home.asarray(x.array), None, 0)
+    t.requires_grad = x.requires_grad
+    return t
+
+
 class Methods(Traced):
     """What this file gives to Tensor."""
 
@@ -195,17 +207,34 @@ class Methods(Traced):
         """Convert to bool."""
         return self.astype(np.bool_)
 
-    def to(self: Any, target: Any) -> Tensor:
-        """Convert to a dtype, or move to a device or to the backend of that name (unrecorded); the tensor itself where
-        it is there already."""
-        if not is_device(target) and not (isinstance(target, str) and not is_dtype_name(target)):
-            return self.astype(target)
-        home = backend_for(target)
-        if home.array_type is backend_of(self.array).array_type:
-            return self
-        t = Tensor._from_node(home.asarray(self.array), None, 0)
-        t.requires_grad = self.requires_grad
-        return t
+    def to(
+        self: Any, *targets: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False,
+        copy: bool = False, memory_format: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """Convert to a dtype, move to a device or to the backend of that name (unrecorded), or both; or as another
+        tensor is. The tensor itself where nothing is to be done, unless ``copy`` is true.
+
+        ``non_blocking`` and ``memory_format`` are PyTorch's; here they change nothing.
+        """
+        flags = [t for t in targets if isinstance(t, np.bool_ | bool)]
+        copy = copy or any(flags[1:])  # PyTorch's order: non_blocking, copy
+        result = self
+        for target in (device, *(t for t in targets if not isinstance(t, np.bool_ | bool)), dtype):
+            if isinstance(target, Traced):
+                result = result.to(target.device).astype(target.dtype)
+            elif target is not None:
+                result = _moved(result, target)
+        return ops.copy(result) if copy and result is self else result
+
+    def unfold(self: Any, axis: Any, size: Any, step: Any) -> Tensor:
+        """All windows of ``size`` elements along ``axis``, ``step`` apart; their elements come as a last axis."""
+        if self.ndim == 0:
+            return ops.unsqueeze(self, axis=0)[:size]
+        at = axis % self.ndim
+        if not 0 <= size <= self.shape[at] or step < 1:
+            raise ValueError(f"unfold: windows of {size}, {step} apart, do not fit axis {axis} of {ops.describe(self)}")
+        index = np.arange(0, self.shape[at] - size + 1, step)[:, None] + np.arange(size)
+        return ops.moveaxis(ops.take(self, index, axis=at), at + 1, -1)
 
     # Shapes
 
@@ -251,7 +280,7 @@ class Methods(Traced):
     split, chunk = ops.split, ops.chunk
     contiguous = ops.contiguous
     masked_fill, pow = ops.masked_fill, ops.pow
-    clip = clamp = ops.clip
+    clip = clamp = ops.clamp
     sum, mean, prod, var, std = ops.sum, ops.mean, ops.prod, ops.var, ops.std
     max, min, amax, amin, argmax, argmin = ops.max, ops.min, ops.amax, ops.amin, ops.argmax, ops.argmin
     any, all = ops.any, ops.all

@@ -225,7 +225,7 @@ avg_pool1d_grad, avg_pool2d_grad, avg_pool3d_grad = (_avg_pools[n][1] for n in (
 def _window_arguments(op: str, n: int, x: Any, kernel_size, stride, padding, dilation) -> tuple:
     _check_axes(op, n, x)
     kernel = int_tuple(op, "kernel_size", kernel_size, n, 1)
-    stride = kernel if stride is None else int_tuple(op, "stride", stride, n, 1)
+    stride = kernel if stride is None or stride == () else int_tuple(op, "stride", stride, n, 1)
     padding = int_tuple(op, "padding", padding, n, 0)
     dilation = int_tuple(op, "dilation", dilation, n, 1)
     if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(padding, dilation, kernel)):

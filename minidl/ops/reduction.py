@@ -11,7 +11,7 @@ from minidl.core.graph import Traced
 from minidl.core.primitive import primitive
 from minidl.core.registry import namespace
 from minidl.core.spelling import converted
-from minidl.ops.elementwise import astype, broadcast_to, exp, maximum, minimum, mul, where, zeros_like
+from minidl.ops.elementwise import astype, broadcast_to, exp, maximum, minimum, mul, positive, where, zeros_like
 from minidl.ops.shape import flip, normalize_axis, reshape
 
 
@@ -26,7 +26,10 @@ def normalize_axes(axis, ndim: int, op: str | None = None) -> tuple[int, ...]:
 
 def over(axis, x):
     """``axis`` for a reduction of ``x``: 0 and -1 of a 0-d array, which array libraries refuse, mean all of it."""
-    return axis if x.ndim else (normalize_axes(axis, 0) and None)
+    if x.ndim == 0:
+        normalize_axes(axis, 0)
+        return None
+    return tuple(axis) if isinstance(axis, list) else axis
 
 
 def restore(g, axis, keepdims: bool, shape: tuple[int, ...]):
@@ -271,7 +274,7 @@ def cumsum(x, *, axis):
     return x.cumsum(axis=axis, dtype=dtype) if x.ndim else x.sum(axis=over(axis, x), dtype=dtype)
 
 
-cumsum.defvjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis))
+cumsum.defvjp(x=lambda g, axis: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis) if g.ndim else g)
 
 
 @primitive(differentiable=False)
@@ -286,7 +289,12 @@ def argmin(x, *, axis=None, keepdims=False):
     return namespace(x).argmin(x, axis=over(axis, x), keepdims=keepdims)
 
 
-@primitive(differentiable=False)
+def _as_always(prim, args, params, value):
+    """``stable=``: sorting is, whatever is asked for."""
+    return prim(*args, **params)
+
+
+@primitive(differentiable=False, also={"stable": _as_always})
 def argsort(x, *, axis=-1, descending=False):
     """Indices (int64) that sort ``x`` along ``axis``; equal elements keep their order, and NaN counts as largest."""
     xp = namespace(x)
@@ -303,6 +311,9 @@ def sort(x, axis=-1, descending=False, stable=True):
     """``(values, indices)`` sorted along ``axis``; the gradient goes back to where each value came from."""
     from minidl.ops.indexing import gather
 
+    if x.ndim == 0:
+        normalize_axis(axis, 1, "sort")
+        return ValuesAndIndices(positive(x), argsort(x))
     axis = normalize_axis(axis, x.ndim, "sort")
     order = argsort(x, axis=axis, descending=descending)
     return ValuesAndIndices(gather(x, order, axis=axis), order)

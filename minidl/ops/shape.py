@@ -54,8 +54,11 @@ def swapaxes(x, axis1, axis2):
     return permute(x, axes=tuple(exchanged.get(a, a) for a in range(x.ndim)))
 
 
-def transpose(x, axes=None):
-    """NumPy's transpose: the axes reversed, or in the order ``axes``."""
+def transpose(x, axes=None, dim1=None):
+    """``transpose(x, dim0, dim1)`` exchanges two axes (PyTorch); ``transpose(x)`` reverses them all, and
+    ``axes`` is their new order (NumPy)."""
+    if dim1 is not None:
+        return swapaxes(x, axes, dim1)
     return permute(x, axes=tuple(range(x.ndim))[::-1] if axes is None else tuple(axes))
 
 
@@ -116,8 +119,11 @@ def concat(*xs, axis=0):
     """The arrays joined along an existing axis. Call ``concat([a, b], axis=0)``."""
     if not xs:
         raise ValueError("concat: expected at least one array")
+    some = xs
+    if max(x.ndim for x in xs) > 1:  # an empty vector goes with everything, as in PyTorch
+        some = tuple(x for x in xs if x.shape != (0,))
     try:
-        return namespace(*xs).concatenate(xs, axis=axis)
+        return namespace(*xs).concatenate(some, axis=axis)
     except ValueError as error:
         shapes = [tuple(x.shape) for x in xs]
         raise ValueError(f"concat: shapes {shapes} do not fit together along axis {axis}") from error
@@ -127,6 +133,9 @@ def concat(*xs, axis=0):
 def _concat_grad(g, needs, xs_shapes, axis):
     grads, start = [], 0
     for need, shape in zip(needs, xs_shapes):
+        if shape == (0,) and len(g.shape) > 1:
+            grads.append(narrow(reshape(g, shape=(-1,)), 0, 0, 0) if need else None)
+            continue
         grads.append(narrow(g, axis, start, shape[axis]) if need else None)
         start += shape[axis]
     return grads
@@ -243,6 +252,8 @@ flip.defvjp(x=lambda g, axis: flip(g, axis=axis))
 @primitive(linear_in=("x",))
 def roll(x, *, shift, axis=None):
     """``x`` shifted round by ``shift`` places along ``axis``."""
+    if isinstance(shift, (tuple, list)) and not len(shift):
+        raise ValueError("roll: expected at least one shift")
     return namespace(x).roll(x, shift, axis=axis)
 
 
@@ -253,9 +264,10 @@ def _minus(shift):
 roll.defvjp(x=lambda g, shift, axis: roll(g, shift=_minus(shift), axis=axis))
 
 
-def repeat_interleave(x, repeats, axis=None):
+def repeat_interleave(x, repeats, axis=None, output_size=None):
     """Each element repeated ``repeats`` times along ``axis``, or in the flattened ``x`` (NumPy's ``repeat``). An array
-    of ints repeats each element along the axis by its own number. Raises ValueError for negative numbers."""
+    of ints repeats each element along the axis by its own number. ``output_size``, which the repeats give, is PyTorch's
+    hint. Raises ValueError for negative numbers."""
     if axis is None:
         x, axis = reshape(x, shape=(-1,)), 0
     at = normalize_axis(axis, x.ndim, "repeat_interleave")

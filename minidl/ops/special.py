@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from minidl.core import trace
 from minidl.core.primitive import primitive, quiet
-from minidl.core.registry import backend_of, namespace
+from minidl.core.registry import backend_of, namespace, to_numpy
 from minidl.ops.activation import normal_cdf
 from minidl.ops.arithmetic import arrays, xlogy
 from minidl.ops.elementwise import add, clip, div, exp, log, log1p, mul, sign, sub, sum_to, where
@@ -251,8 +252,15 @@ modified_bessel_i0, modified_bessel_i1 = i0, i1
 def _polynomial(first: Callable, step: Callable, text: str) -> Callable[[Any, int], Any]:
     """The orthogonal polynomials with P0 = 1, P1 = ``first(x)`` and P(k+1) = ``step(k, x, P(k), P(k-1))``."""
 
-    def function(x: Any, n: int) -> Any:
+    def function(x: Any, n: Any) -> Any:
         x = mul(x, 1.0)
+        if hasattr(n, "ndim"):  # of each element its own degree
+            trace.leaving("a polynomial of degrees in a tensor")
+            degrees = to_numpy(getattr(n, "array", n))
+            out = mul(add(x, mul(n, 0.0)), 0.0)
+            for k in np.unique(degrees[np.isfinite(degrees)]):
+                out = where(np.trunc(degrees) == np.trunc(k), function(x, int(k)), out)
+            return out
         if n < 0:
             return mul(x, 0.0)
         before, value = add(mul(x, 0.0), 1.0), first(x)

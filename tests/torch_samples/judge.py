@@ -33,6 +33,8 @@ def namesake(op: Any) -> Callable[..., Any] | None:
     """minidl's function, or else Tensor's method, called as PyTorch calls ``op`` or one of its aliases."""
     for name in (op.name, *(a.name for a in op.aliases)):
         *path, last = name.split(".")
+        if name == "unfold":  # PyTorch has it as a method only; minidl.unfold is F.unfold
+            return minidl.Tensor.unfold
         if path == ["nn", "functional"]:
             places = [F]
         elif path:
@@ -96,9 +98,11 @@ def as_numpy(t: torch.Tensor) -> np.ndarray:
     """The values, in memory laid out as that of ``t``."""
     if t.is_complex() or t.layout is not torch.strided or t.device.type != "cpu":
         raise Unsupported(str(t.dtype))
+    if t.ndim > 64:
+        raise Unsupported("more axes than NumPy has")
     if t.dtype == torch.bfloat16:
         return t.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return t.detach().numpy()
+    return t.detach().numpy(force=True)  # (also of a tensor of zeros that PyTorch has not written down)
 
 
 def dtype_of(dtype: torch.dtype) -> np.dtype:

@@ -23,6 +23,7 @@ from minidl.core.spelling import both_spellings
 from minidl.core.tensor import Tensor
 
 _FAST = frozenset((Tensor, float, int, np.ndarray))
+_FLAGS = (bool, np.bool_)
 _OPERANDS = (Tensor, np.ndarray, int, float, bool, np.generic, complex)
 
 
@@ -208,18 +209,18 @@ class Methods(Traced):
         return self.astype(np.bool_)
 
     def to(
-        self: Any, *targets: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False,
-        copy: bool = False, memory_format: Any = None,
+        self: Any, *targets: Any, device: Any = None, dtype: Any = None, non_blocking: Any = False,
+        copy: Any = False, memory_format: Any = None,
     ) -> Tensor:  # fmt: skip
         """Convert to a dtype, move to a device or to the backend of that name (unrecorded), or both; or as another
         tensor is. The tensor itself where nothing is to be done, unless ``copy`` is true.
 
         ``non_blocking`` and ``memory_format`` are PyTorch's; here they change nothing.
         """
-        flags = [t for t in targets if isinstance(t, np.bool_ | bool)]
+        flags = [t for t in targets if isinstance(t, _FLAGS)]
         copy = copy or any(flags[1:])  # PyTorch's order: non_blocking, copy
         result = self
-        for target in (device, *(t for t in targets if not isinstance(t, np.bool_ | bool)), dtype):
+        for target in (device, *(t for t in targets if not isinstance(t, _FLAGS)), dtype):
             if isinstance(target, Traced):
                 result = result.to(target.device).astype(target.dtype)
             elif target is not None:

@@ -159,9 +159,11 @@ def norm(x, *, ord=2, axis=None, keepdims=False):
     if ord == 1:
         return xp.sum(size, axis=axis, keepdims=keepdims)
     if ord == math.inf:
-        return xp.max(size, axis=axis, keepdims=keepdims, **({"initial": 0} if size.size == 0 else {}))
+        if size.size == 0:
+            return xp.max(size, axis=axis, keepdims=keepdims, initial=0)
+        return amax(size, axis=axis, keepdims=keepdims)
     if ord == -math.inf:
-        return xp.min(size, axis=axis, keepdims=keepdims)
+        return amin(size, axis=axis, keepdims=keepdims)
     if ord == 0:
         return xp.sum(x != 0, axis=axis, keepdims=keepdims).astype(x.dtype)
     with np.errstate(divide="ignore"):

@@ -319,6 +319,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     if is_floating(target.dtype):
         if ignore_index is not None and ignore_index >= 0:
             raise ValueError(f"cross_entropy: ignore_index={ignore_index} is for class indices, not for probabilities")
+        if not logits.ndim or not logits.shape[min(1, logits.ndim - 1)]:
+            raise ValueError(f"cross_entropy: expected logits of at least one class, got {describe(logits)}")
         return _soft_cross_entropy(logits, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", logits, target, weight, ignore_index)
     return _cross_entropy(

@@ -262,7 +262,7 @@ def muon_update(p, g, buf, lr, *, momentum=0.95, nesterov=True, weight_decay=0.1
     if adjust_lr_fn == "match_rms_adamw":
         scale = 0.2 * math.sqrt(max(rows, columns))
     else:
-        scale = math.sqrt(max(1.0, rows / columns))
+        scale = math.sqrt(max(1.0, rows / max(columns, 1)))
     buf = momentum * buf + (1 - momentum) * g
     direction = momentum * buf + (1 - momentum) * g if nesterov else buf
     update = _newton_schulz(direction, ns_coefficients, ns_steps, eps)

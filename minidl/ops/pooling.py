@@ -85,9 +85,9 @@ def largest(values: Any, flat: Any, inside: Any) -> tuple[Any, Any]:
     best = values.max(axis=2, keepdims=True)
     first = (inside & (values == best)).argmax(axis=2)
     nan = values != values
-    which = xp.where(nan.any(axis=2), len(flat) - 1 - nan[:, :, ::-1].argmax(axis=2), first)
-    number = xp.take_along_axis(xp.broadcast_to(flat, values.shape), which[:, :, None], axis=2)
-    return best[:, :, 0], number[:, :, 0]
+    which = xp.where(nan.any(axis=2), len(flat) - 1 - nan[:, :, ::-1].argmax(axis=2), first)[:, :, None]
+    number = xp.take_along_axis(xp.broadcast_to(flat, values.shape), which, axis=2)
+    return xp.take_along_axis(values, which, axis=2)[:, :, 0], number[:, :, 0]
 
 
 def check_windows(op: str, meet: bool, size: tuple, kernel: tuple, padding: tuple, dilation: tuple) -> None:

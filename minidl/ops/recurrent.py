@@ -283,6 +283,12 @@ def _lengths(op: str, lengths: Any, x: Any) -> tuple[int, ...] | None:
     return None if all(n == x.shape[0] for n in result) else result
 
 
+def _without_padding(x: Any, lengths: tuple[int, ...] | None) -> Any:
+    """``x``, zero past the sequences' ends: what padding holds, NaN perhaps, must not reach a gradient."""
+    active = active_steps(len(x), lengths)
+    return x if active is None else where(active, x, 0.0)
+
+
 def rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", reverse=False, lengths=None):
     """One direction of a plain recurrent layer: h_t = act(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
@@ -294,6 +300,7 @@ def rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", reverse
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     _check("rnn", 1, x, {"h0": h0}, w_ih, w_hh, b_ih, b_hh)
     lengths = _lengths("rnn", lengths, x)
+    x = _without_padding(x, lengths)
     return _rnn(x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity, reverse=reverse, lengths=lengths)
 
 
@@ -304,7 +311,8 @@ def gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None)
     neither. Returns (y, h_n) of shapes (T, N, H) and (N, H). Raises ValueError where shapes or lengths do not fit.
     """
     _check("gru", 3, x, {"h0": h0}, w_ih, w_hh, b_ih, b_hh)
-    return _gru(x, h0, w_ih, w_hh, b_ih, b_hh, reverse=reverse, lengths=_lengths("gru", lengths, x))[:2]
+    lengths = _lengths("gru", lengths, x)
+    return _gru(_without_padding(x, lengths), h0, w_ih, w_hh, b_ih, b_hh, reverse=reverse, lengths=lengths)[:2]
 
 
 def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=False, lengths=None):
@@ -316,4 +324,5 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=Fals
     """
     _check("lstm", 4, x, {"h0": h0, "c0": c0}, w_ih, w_hh, b_ih, b_hh, w_hr)
     lengths = _lengths("lstm", lengths, x)
+    x = _without_padding(x, lengths)
     return _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse, lengths=lengths)[:3]

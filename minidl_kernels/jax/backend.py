@@ -14,7 +14,9 @@ import numpy as np
 from minidl.backend import Backend, register
 
 #: kernel modules, one per family of primitives; importing one registers its kernels
-FAMILIES: tuple[str, ...] = ("arrays", "attention", "checks", "conv", "pooling", "product", "random", "recurrent")
+FAMILIES: tuple[str, ...] = (
+    "arrays", "attention", "checks", "conv", "pooling", "product", "random", "recurrent", "reduction",
+)  # fmt: skip
 
 
 class JaxBackend(Backend):

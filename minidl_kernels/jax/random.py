@@ -28,4 +28,5 @@ def dropout(x, *, p, key, offset):
     """The reference's mask, from :func:`random_bits`."""
     bits = random_bits(key=key, offset=offset, size=x.size).reshape(x.shape)
     kept = (bits >> np.uint32(8)) >= np.uint32(round(p * (1 << 24)))
-    return x * kept * np.dtype(x.dtype).type(1 / (1 - p))
+    # NaN and infinity times 0 are NaN; of ``x * kept`` XLA would make a selection
+    return jnp.where(kept, x * np.dtype(x.dtype).type(1 / (1 - p)), x * 0)

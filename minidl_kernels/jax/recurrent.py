@@ -28,6 +28,11 @@ def _active(x: Any, lengths: tuple | None) -> Any:
     return jnp.ones((*x.shape[:2], 1), bool) if active is None else jnp.asarray(active)
 
 
+def _within(on: Any, a: Any) -> Any:
+    """``a``, times 0 where not ``on``. (Of ``a * on`` XLA makes a selection: 0 where the formula has NaN.)"""
+    return jnp.where(on, a, a * 0)
+
+
 def _before(states: Any, initial: Any, active: Any, reverse: bool) -> Any:
     """The state that each step started from. A sequence's last step starts from the initial one."""
     if not reverse:
@@ -61,7 +66,7 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, w_hr=None, *, reverse=Fals
         new_c = f * c + i * g
         new_h = o * jnp.tanh(new_c)
         c = jnp.where(on, new_c, c)
-        made = new_h * on, jnp.concatenate([i, f, g, o], axis=1), c
+        made = _within(on, new_h), jnp.concatenate([i, f, g, o], axis=1), c
         return (jnp.where(on, new_h, h), c), made
 
     inputs = _linear(x, w_ih, b_ih), _active(x, lengths)
@@ -86,11 +91,11 @@ def lstm_backward(gy, gh, gc, x, h0, c0, w_ih, w_hh, w_hr, y, gates, cells, *, r
         gy_t, on, gate, t, c_before = inputs
         i, f, g, o = jnp.split(gate, 4, axis=1)
         dnew = dh + gy_t
-        dcell = dc + (dnew * o * (1 - t * t)) * on
+        dcell = dc + _within(on, dnew * o * (1 - t * t))
         di, df = dcell * g * i * (1 - i), dcell * c_before * f * (1 - f)
         dg, do = dcell * i * (1 - g * g), dnew * t * o * (1 - o)
-        dz = jnp.concatenate([di, df, dg, do], axis=1) * on
-        return (dz @ w_hh + dh * ~on, dcell * jnp.where(on, f, 1)), dz
+        dz = _within(on, jnp.concatenate([di, df, dg, do], axis=1))
+        return (dz @ w_hh + _within(~on, dh), dcell * jnp.where(on, f, 1)), dz
 
     (dh, dc), dz = jax.lax.scan(step, (gh, gc), (gy, active, gates, tanh_c, c_prev), reverse=not reverse)
     h_prev = _before(y, h0, active, reverse)
@@ -107,7 +112,7 @@ def gru(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, reverse=False, lengths=None)
         r, z = _sigmoid(xr + hr), _sigmoid(xz + hz)
         n = jnp.tanh(xn + r * hn)
         new = n + z * (h - n)
-        return jnp.where(on, new, h), (new * on, jnp.concatenate([r, z, n], axis=1), hn)
+        return jnp.where(on, new, h), (_within(on, new), jnp.concatenate([r, z, n], axis=1), hn)
 
     h, (y, gates, hn) = jax.lax.scan(step, h0, (_linear(x, w_ih, b_ih), _active(x, lengths)), reverse=reverse)
     return y, h, gates, hn
@@ -122,11 +127,11 @@ def gru_backward(gy, gh, x, h0, w_ih, w_hh, y, gates, hn, *, reverse, lengths):
     def step(dh, inputs):
         gy_t, on, gate, hn_t, h = inputs
         r, z, n = jnp.split(gate, 3, axis=1)
-        dnew = dh + gy_t * on
+        dnew = dh + _within(on, gy_t)
         dn = dnew * (1 - z) * (1 - n * n)
         dz, dr = dnew * (h - n) * z * (1 - z), dn * hn_t * r * (1 - r)
-        dz_x = jnp.concatenate([dr, dz, dn], axis=1) * on
-        dz_h = jnp.concatenate([dr, dz, dn * r], axis=1) * on
+        dz_x = _within(on, jnp.concatenate([dr, dz, dn], axis=1))
+        dz_h = _within(on, jnp.concatenate([dr, dz, dn * r], axis=1))
         return dz_h @ w_hh + dnew * jnp.where(on, z, 1), (dz_x, dz_h)
 
     dh, (dz_x, dz_h) = jax.lax.scan(step, gh, (gy, active, gates, hn, h_prev), reverse=not reverse)
@@ -143,7 +148,7 @@ def rnn(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", reverse
     def step(h, inputs):
         a, on = inputs
         new = act(a + _linear(h, w_hh, b_hh))
-        return jnp.where(on, new, h), new * on
+        return jnp.where(on, new, h), _within(on, new)
 
     h, y = jax.lax.scan(step, h0, (_linear(x, w_ih, b_ih), _active(x, lengths)), reverse=reverse)
     return y, h
@@ -157,8 +162,8 @@ def rnn_backward(gy, gh, x, h0, w_ih, w_hh, y, *, nonlinearity, reverse, lengths
 
     def step(dh, inputs):
         gy_t, on, s = inputs
-        dz = ((dh + gy_t) * s) * on
-        return dz @ w_hh + dh * ~on, dz
+        dz = _within(on, (dh + gy_t) * s)
+        return dz @ w_hh + _within(~on, dh), dz
 
     dh, dz = jax.lax.scan(step, gh, (gy, active, slope), reverse=not reverse)
     h_prev = _before(y, h0, active, reverse)

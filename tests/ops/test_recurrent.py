@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import minidl
 from minidl import as_tensor, ops
 from minidl.testing import gradcheck, gradgradcheck
 
@@ -143,3 +144,23 @@ def test_errors():
         f(*arrays[:-1])
     with pytest.raises(ValueError, match="nonlinearity"):
         case("rnn sigmoid")[0](*case("rnn tanh")[1])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_what_padding_holds_does_not_matter(name, backend):
+    """NaN past the ends of sequences reaches no result and no gradient."""
+    rng = np.random.default_rng(0)
+    gates, lengths = {"rnn": 1, "gru": 3, "lstm": 4}[name], (2, 4, 1)
+    weights = [rng.normal(size=s).astype(np.float32) for s in ((gates * 5, 3), (gates * 5, 5))]
+    x, states = rng.normal(size=(4, 3, 3)).astype(np.float32), [np.zeros((3, 5), np.float32)] * (1 + (name == "lstm"))
+    found = []
+    with minidl.use_backend(backend):
+        for padding in (0.0, np.nan):
+            padded = np.where(np.arange(4)[:, None, None] < np.array(lengths)[:, None], x, np.float32(padding))
+            given = [minidl.as_tensor(a, device=backend, requires_grad=True) for a in (padded, *weights)]
+            out = getattr(ops, name)(given[0], *map(minidl.as_tensor, states), *given[1:], lengths=lengths)
+            sum((o * o).sum() for o in out).backward()
+            found.append([a.numpy() for a in (*(o.detach() for o in out), *(g.grad for g in given))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

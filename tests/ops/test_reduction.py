@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import minidl
 from minidl import as_tensor, ops
 
 torch = pytest.importorskip("torch", reason="values and gradients are compared with PyTorch's")
@@ -218,3 +219,25 @@ def test_the_mean_of_many_half_precision_numbers():
     t = as_tensor(np.ones((70_000,), np.float16), requires_grad=True)
     t.mean().backward()
     assert np.isfinite(np.asarray(t.grad)).all()
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
+def test_nan_wins_on_every_backend(backend, captured):
+    """Also in long rows and many columns, where libraries compare several numbers at once."""
+    x = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    x[::7, :3] = np.nan
+    largest = {
+        "amax": (lambda t: ops.amax(t, axis=0), x.max(0)),
+        "amin": (lambda t: ops.amin(t, axis=0), x.min(0)),
+        "amax of rows": (lambda t: ops.amax(t, axis=1), x.max(1)),
+        "norm": (lambda t: ops.norm(t, ord=np.inf, axis=0), abs(x).max(0)),
+        "max_pool2d": (lambda t: ops.max_pool2d(t.reshape(1, 1000, 8, 8), 2), None),
+        "global_max_pool": (lambda t: ops.global_max_pool(t.reshape(1, 1000, 8, 8)), x.max(1)[None]),
+    }
+    largest["max_pool2d"] = (largest["max_pool2d"][0], x.reshape(1, 1000, 4, 2, 4, 2).max((3, 5)))
+    with minidl.use_backend(backend):
+        t = as_tensor(x, device=backend)
+        for name, (function, expected) in largest.items():
+            found = minidl.jit(function)(t) if captured else function(t)
+            np.testing.assert_array_equal(found.numpy(), expected, err_msg=name)

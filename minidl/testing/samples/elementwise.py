@@ -94,7 +94,17 @@ def _away_from_zero(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 
 samples("add", "sub", "mul", "maximum", "minimum", "logaddexp")(_binary(_normal, _normal))
 samples("div")(_binary(_normal, _away_from_zero))
-samples("floor_divide", "remainder")(_binary(lambda rng, s: 3 * rng.normal(size=s), _away_from_zero))
+
+
+@samples("floor_divide", "remainder")
+def _quotients(rng: np.random.Generator) -> Iterator[Sample]:
+    """Floats, and integers of both signs and beyond 2^32."""
+    yield from _binary(lambda rng, s: 3 * rng.normal(size=s), _away_from_zero)(rng)
+    for x_shape, y_shape in _BINARY_SHAPES:
+        yield (rng.integers(-50, 50, x_shape), rng.integers(1, 9, y_shape) * rng.choice([-1, 1], y_shape)), {}
+    yield (rng.integers(-(1 << 60), 1 << 60, (5, 7)), rng.integers(1 << 33, 1 << 40, 7)), {}
+
+
 samples("pow")(_binary(_positive, _normal))
 samples("eq", "not_equal", "less", "less_equal", "greater", "greater_equal")(_binary(few_values, few_values))
 

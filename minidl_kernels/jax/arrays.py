@@ -76,7 +76,12 @@ for _name, _function in _ON_THE_HOST.items():
     kernel(_name, backend="jax", note="SciPy's, computed on the host")(_on_the_host(_function))
 
 
-@kernel("polygamma", backend="jax", when=lambda x, *, n: n > 1, note="SciPy's, as jax.scipy's is wrong below 0")
+@kernel(
+    "polygamma",
+    backend="jax",
+    when=lambda x, *, n: n > 0,
+    note="SciPy's, as jax.scipy's is wrong below 0 and at infinity",
+)
 def polygamma(x: Any, *, n: int) -> Any:
     def compute(a: Any) -> np.ndarray:
         a = np.asarray(a)

@@ -59,6 +59,7 @@ DIFFERENT = {
         lambda case: case.kwargs.get("dropout_p"),
         "dropout draws other numbers",
     ),
+    "mean": (lambda case: case.error and "int" in str(case.input.dtype), "a mean of integers is a float"),
     "masked_fill": (lambda case: case.error, "a value of one element may be an array"),
     "norm.nuc": (_refused, "that is matrix_norm"),
     "scatter": (lambda case: "reduce" in case.kwargs, "only scatter_add reduces"),

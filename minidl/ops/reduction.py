@@ -58,7 +58,14 @@ sum.defvjp(
 )
 
 
-@primitive(promote="float", reduces="mean", linear_in=("x",), also={"dtype": converted})
+def _as_floats(prim, args: tuple, params: dict, dtype: Any):
+    """``dtype=`` of a mean: converted before the operation, but not to integers, which would cut the numbers off."""
+    if dtype is not None and np.dtype(dtype).kind in "iub":
+        raise TypeError(f"mean: dtype must be a floating-point dtype, got {np.dtype(dtype)}")
+    return converted(prim, args, params, dtype)
+
+
+@primitive(promote="float", reduces="mean", linear_in=("x",), also={"dtype": _as_floats})
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean; NaN over no elements."""
     with np.errstate(invalid="ignore", divide="ignore"):
